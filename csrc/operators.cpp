@@ -1,0 +1,21 @@
+// The schemas of the operators, and the empty Python module whose import loads them with their kernels.
+// Shape functions, autograd and the pure PyTorch definitions are registered by
+// fcos_core/layers/_operators.py.
+#include <Python.h>
+#include <torch/library.h>
+
+TORCH_LIBRARY(fcos_core, m) {
+  m.def("nms_mask(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor");
+  m.def("sigmoid_focal_loss(Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor");
+  m.def(
+      "sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> "
+      "Tensor"
+  );
+}
+
+PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr
+  };
+  return PyModule_Create(&module);
+}

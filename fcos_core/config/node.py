@@ -1,0 +1,144 @@
+"""A yacs node whose errors name the file, the key and the nearest known key."""
+
+import ast
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from fcos_core.utils.errors import InputError
+
+# Sections whose keys the user invents, such as dataset names.
+FREE_SECTIONS = ("DATASETS.CATALOG",)
+
+
+class Config(CfgNode):
+    """Nested configuration with typed values.
+
+    Works like `yacs.config.CfgNode`; merging raises `InputError` for a missing file, broken YAML, an unknown
+    key (the nearest known one is named) and a value of the wrong type. An integer is accepted where a float
+    is expected, a list where a tuple is, and the other way round.
+    """
+
+    def merge_from_file(self, cfg_filename: str) -> None:
+        """Merge the YAML file `cfg_filename`."""
+        for where, key, value in self._read(cfg_filename):
+            self._set(key, value, where)
+
+    def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
+        """Merge `[key, value, key, value, ...]`, as given on a command line."""
+        if len(cfg_list) % 2:
+            raise InputError(
+                f"Overrides come as KEY VALUE pairs; {len(cfg_list)} words were given, the last is '{cfg_list[-1]}'."
+            )
+        for key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
+            self._set(str(key), value, "command line")
+
+    def known_keys(self, prefix: str = "") -> Iterator[str]:
+        """Every leaf key as a dotted name."""
+        for name, value in self.items():
+            if isinstance(value, CfgNode) and prefix + name not in FREE_SECTIONS:
+                yield from value.known_keys(f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    @staticmethod
+    def _read(path: str) -> Iterator[tuple[str, str, Any]]:
+        if not os.path.isfile(path):
+            raise InputError(f"The config file '{path}' does not exist (looked at {os.path.abspath(path)}).")
+        try:
+            with open(path, encoding="utf-8") as file:
+                tree = yaml.safe_load(file)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"The config file '{path}' is not valid YAML: {error}") from error
+        if tree is None:
+            return
+        if not isinstance(tree, Mapping):
+            raise InputError(f"The config file '{path}' must hold sections such as MODEL:, not {tree!r}.")
+        yield from ((path, key, value) for key, value in _leaves(tree))
+
+    def _set(self, key: str, value: Any, where: str) -> None:
+        *sections, name = key.split(".")
+        node: CfgNode = self
+        for depth, section in enumerate(sections):
+            if node.get(section) is None and ".".join(sections[:depth]) in FREE_SECTIONS:
+                node[section] = Config()
+            node = node.get(section)
+            if not isinstance(node, CfgNode):
+                raise self._unknown(key, where)
+        in_free_section = key.startswith(tuple(f"{free}." for free in FREE_SECTIONS))
+        if name not in node and not in_free_section:
+            raise self._unknown(key, where)
+        if isinstance(node.get(name), CfgNode):
+            if not value:  # an empty section in a YAML changes nothing
+                return
+            raise InputError(f"{where}: '{key}' is a section; set one of its keys, not the section to {value!r}.")
+        if self.is_frozen():
+            raise AttributeError(f"Attempted to set {key} to {value}, but the config is frozen")
+        node[name] = _coerce(_decode(value), node.get(name), key, where)
+
+    def _unknown(self, key: str, where: str) -> InputError:
+        known = list(self.known_keys())
+        # A right name in the wrong section is nearer than a wrong name in the right one.
+        by_name = difflib.get_close_matches(_last(key), map(_last, known), n=1, cutoff=0.8)
+        candidates = [k for k in known if _last(k) in by_name] or known
+        near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)[0]
+        return InputError(f"{where}: unknown config key '{key}'; the nearest known key is '{near}'.")
+
+
+def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _last(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def _decode(value: Any) -> Any:
+    """A string that is a Python literal, such as "(800,)", becomes that literal, as in yacs."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
+    if default is None:
+        return value
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, float):
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        value = float(value) if fits else value
+    elif isinstance(default, int):
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, (list, tuple)):
+        fits = isinstance(value, (list, tuple))
+        value = type(default)(value) if fits else value
+    elif isinstance(default, str):
+        # A literal such as 007 in a string's place keeps its text; None and lists do not fit.
+        fits = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        value = str(value) if fits else value
+    else:
+        fits = isinstance(value, type(default))
+    if not fits:
+        raise InputError(
+            f"{where}: '{key}' takes {_article(default)}, such as {default!r}; {value!r} is {_article(value)}."
+        )
+    return value
+
+
+def _article(value: Any) -> str:
+    name = {"str": "string", "int": "integer", "bool": "boolean", "NoneType": "nothing"}.get(
+        type(value).__name__, type(value).__name__
+    )
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

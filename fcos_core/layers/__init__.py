@@ -1,0 +1,7 @@
+from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
+from fcos_core.layers.iou_loss import IOULoss
+from fcos_core.layers.nms import batched_nms, nms
+from fcos_core.layers.scale import Scale
+from fcos_core.layers.sigmoid_focal_loss import SigmoidFocalLoss
+
+__all__ = ["FrozenBatchNorm2d", "IOULoss", "Scale", "SigmoidFocalLoss", "batched_nms", "nms"]

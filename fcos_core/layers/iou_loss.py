@@ -1,0 +1,35 @@
+"""IoU loss on distances to the four sides."""
+
+import torch
+from torch import Tensor, nn
+
+
+class IOULoss(nn.Module):
+    """-log((intersection + 1) / (union + 1)) of boxes that share a location (UnitBox, sec. 3.1)."""
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Weighted mean loss.
+
+        Args:
+            pred, target: (N, 4) distances (left, top, right, bottom) in pixels, positive.
+            weight: (N,), each pair's share; equal shares without it.
+
+        Returns:
+            Scalar: sum(loss * weight) / sum(weight).
+        """
+        losses = iou_losses(pred, target)
+        if weight is None:
+            return losses.mean()
+        return (losses * weight).sum() / weight.sum()
+
+
+def iou_losses(pred: Tensor, target: Tensor) -> Tensor:
+    """(N,) losses of `IOULoss`, before the mean."""
+    intersection = _area(torch.minimum(pred, target))
+    union = _area(pred) + _area(target) - intersection
+    return ((union + 1) / (intersection + 1)).log()
+
+
+def _area(sides: Tensor) -> Tensor:
+    left, top, right, bottom = sides.unbind(-1)
+    return (left + right) * (top + bottom)

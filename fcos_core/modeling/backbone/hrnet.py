@@ -1,0 +1,171 @@
+"""High-resolution network (HRNetV2; Sun et al. 2019, arXiv:1904.04514, sec. 3)."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv_bn(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, norm: type[nn.Module], relu: bool
+) -> nn.Sequential:
+    """Convolution padded to keep the size, BatchNorm and, if `relu`, ReLU."""
+    layers = [
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+        norm(out_channels),
+    ]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with an identity shortcut; `channels` in and out."""
+
+    def __init__(self, channels: int, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu_(self.bn1(self.conv1(x)))
+        return F.relu_(self.bn2(self.conv2(out)) + x)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; `in_channels` to 4 * `width`."""
+
+    def __init__(self, in_channels: int, width: int, norm: type[nn.Module]) -> None:
+        super().__init__()
+        out_channels = 4 * width
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = norm(out_channels)
+        self.downsample = None
+        if in_channels != out_channels:
+            self.downsample = conv_bn(in_channels, out_channels, 1, 1, norm, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(self.bn2(self.conv2(x)))
+        return F.relu_(self.bn3(self.conv3(x)) + shortcut)
+
+
+class HighResolutionModule(nn.Module):
+    """Parallel branches of residual blocks, then every branch summed into every other.
+
+    Args:
+        channels: of each branch, finest first; each is half the size of the one before.
+        num_blocks: basic blocks a branch.
+        norm: BatchNorm class.
+    """
+
+    def __init__(self, channels: Sequence[int], num_blocks: int, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*[BasicBlock(width, norm) for _ in range(num_blocks)]) for width in channels
+        )
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(self._fuse_layer(channels, j, i, norm) for j in range(len(channels)))
+            for i in range(len(channels) if len(channels) > 1 else 0)
+        )
+
+    @staticmethod
+    def _fuse_layer(channels: Sequence[int], j: int, i: int, norm: type[nn.Module]) -> nn.Module:
+        """What carries branch j into branch i."""
+        if j == i:
+            return nn.Identity()
+        if j > i:
+            project = conv_bn(channels[j], channels[i], 1, 1, norm, relu=False)
+            return nn.Sequential(*project, nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
+        halvings = [conv_bn(channels[j], channels[j], 3, 2, norm, relu=True) for _ in range(i - j - 1)]
+        return nn.Sequential(*halvings, conv_bn(channels[j], channels[i], 3, 2, norm, relu=False))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
+        if not self.fuse_layers:
+            return features
+        return [
+            F.relu_(reduce(add, (layer(x) for layer, x in zip(layers, features, strict=True))))
+            for layers in self.fuse_layers
+        ]
+
+
+class HighResolutionNet(nn.Module):
+    """HRNetV2 body: a high-resolution branch throughout, lower ones joining stage by stage.
+
+    Args:
+        width: channels of the finest branch; branch i has width * 2^i.
+        num_modules, num_branches, num_blocks: for stages 1 to 4; at most one branch joins a stage.
+        stem_channels, stage1_channels: of the stem and of the bottlenecks of stage 1.
+        train_norm: BatchNorms follow train(); otherwise their statistics stay fixed, their affine part trained.
+        norm: BatchNorm class, `nn.BatchNorm2d` or `nn.SyncBatchNorm`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_modules: Sequence[int] = (1, 1, 4, 3),
+        num_branches: Sequence[int] = (1, 2, 3, 4),
+        num_blocks: Sequence[int] = (4, 4, 4, 4),
+        stem_channels: int = 64,
+        stage1_channels: int = 64,
+        train_norm: bool = False,
+        norm: type[nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        self.norm, self.train_norm = norm, train_norm
+        self.conv1 = nn.Conv2d(3, stem_channels, 3, stride=2, padding=1, bias=False)
+        self.bn1 = norm(stem_channels)
+        self.conv2 = nn.Conv2d(stem_channels, stem_channels, 3, stride=2, padding=1, bias=False)
+        self.bn2 = norm(stem_channels)
+        blocks = [Bottleneck(stem_channels, stage1_channels, norm)]
+        for _ in range(num_modules[0] * num_blocks[0] - 1):
+            blocks.append(Bottleneck(4 * stage1_channels, stage1_channels, norm))
+        self.layer1 = nn.Sequential(*blocks)
+        channels = [4 * stage1_channels]
+        for stage in (1, 2, 3):
+            before, channels = channels, [width * 2**i for i in range(num_branches[stage])]
+            self.add_module(f"transition{stage}", self._transition(before, channels))
+            modules = [HighResolutionModule(channels, num_blocks[stage], norm) for _ in range(num_modules[stage])]
+            self.add_module(f"stage{stage + 1}", nn.Sequential(*modules))
+        self.out_channels = tuple(channels)
+        self.strides = tuple(4 * 2**i for i in range(len(channels)))
+
+    def _transition(self, before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
+        """Branches of a stage from those of the stage before; a new one comes from the last."""
+        layers = nn.ModuleList()
+        for i, channels in enumerate(after):
+            if i == len(before):
+                layers.append(nn.Sequential(conv_bn(before[-1], channels, 3, 2, self.norm, relu=True)))
+            elif before[i] != channels:
+                layers.append(conv_bn(before[i], channels, 3, 1, self.norm, relu=True))
+            else:
+                layers.append(nn.Identity())
+        return layers
+
+    def train(self, mode: bool = True) -> "HighResolutionNet":
+        super().train(mode)
+        if not self.train_norm:
+            for module in self.modules():
+                if isinstance(module, self.norm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) to the branches (N, width * 2^i, H / (4 * 2^i), W / (4 * 2^i))."""
+        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(self.bn2(self.conv2(x)))
+        features = [self.layer1(x)]
+        for stage in (1, 2, 3):
+            transition = getattr(self, f"transition{stage}")
+            sources = features + [features[-1]] * (len(transition) - len(features))
+            branches = [layer(source) for layer, source in zip(transition, sources, strict=True)]
+            features = getattr(self, f"stage{stage + 1}")(branches)
+        return features

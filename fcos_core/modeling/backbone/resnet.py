@@ -1,0 +1,117 @@
+"""ResNet and ResNeXt as Caffe2 has them (He et al. 2016, table 1; Xie et al. 2017)."""
+
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
+
+BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Convolution without bias, padded to keep the size, started kaiming uniform (a=1)."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    return layer
+
+
+class Stem(nn.Module):
+    """Images (N, 3, H, W) to (N, 64, H/4, W/4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = conv(3, 64, 7, stride=2)
+        self.bn1 = FrozenBatchNorm2d(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu_(self.bn1(self.conv1(x)))
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with a shortcut.
+
+    Args:
+        in_channels, width, out_channels: channels before, inside and after.
+        stride: of the first 1x1 when `stride_in_1x1`, else of the 3x3.
+        groups: of the 3x3.
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, out_channels: int, stride: int, stride_in_1x1: bool, groups: int
+    ) -> None:
+        super().__init__()
+        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.downsample = None
+        if in_channels != out_channels:
+            shortcut = conv(in_channels, out_channels, 1, stride)
+            self.downsample = nn.Sequential(shortcut, FrozenBatchNorm2d(out_channels))
+        self.conv1 = conv(in_channels, width, 1, stride_1x1)
+        self.bn1 = FrozenBatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride_3x3, groups)
+        self.bn2 = FrozenBatchNorm2d(width)
+        self.conv3 = conv(width, out_channels, 1)
+        self.bn3 = FrozenBatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(self.bn2(self.conv2(x)))
+        return F.relu_(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """ResNet-50 or -101 with frozen BatchNorm.
+
+    Args:
+        depth: 50 or 101.
+        num_groups, width_per_group: of the 3x3 convolutions of stage 1; the width doubles every stage.
+        stride_in_1x1: stage strides lie in the first 1x1 rather than in the 3x3.
+        freeze_at: parts whose parameters are not trained: 1 the stem, 2 stage 1 too, ...
+    """
+
+    out_channels = (256, 512, 1024, 2048)
+    strides = (4, 8, 16, 32)
+
+    def __init__(
+        self,
+        depth: int,
+        num_groups: int = 1,
+        width_per_group: int = 64,
+        stride_in_1x1: bool = True,
+        freeze_at: int = 2,
+    ) -> None:
+        super().__init__()
+        self.stem = Stem()
+        in_channels = 64
+        for i, (blocks, out_channels) in enumerate(zip(BLOCKS_PER_STAGE[depth], self.out_channels, strict=True)):
+            layers = []
+            for block in range(blocks):
+                stride = 2 if i > 0 and block == 0 else 1
+                width = num_groups * width_per_group * 2**i
+                layers.append(Bottleneck(in_channels, width, out_channels, stride, stride_in_1x1, num_groups))
+                in_channels = out_channels
+            self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
+        for part in [self.stem, *self._stages()][:freeze_at]:
+            part.requires_grad_(False)
+
+    def _stages(self) -> list[nn.Module]:
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) to [C2, C3, C4, C5], C_i of shape (N, 64 * 2^i, H / 2^i, W / 2^i)."""
+        x = self.stem(x)
+        features = []
+        for stage in self._stages():
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def body_with_neck(body: nn.Module, neck: nn.Module) -> nn.Sequential:
+    """Body and neck as one module that publishes the neck's `out_channels` and `strides`."""
+    model = nn.Sequential(OrderedDict([("body", body), ("fpn", neck)]))
+    model.out_channels, model.strides = neck.out_channels, neck.strides
+    return model

@@ -1,0 +1,66 @@
+"""The detector: backbone and FCOS."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from fcos_core.modeling.backbone import build_backbone
+from fcos_core.modeling.fcos.fcos import FCOS, build_fcos
+from fcos_core.structures.bounding_box import BoxList
+from fcos_core.structures.image_list import ImageList, to_image_list
+from fcos_core.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from fcos_core.config import Config
+
+
+class Detector(nn.Module):
+    """Images to losses or detections.
+
+    Args:
+        backbone: (N, 3, H, W) to a list of levels, finest first.
+        rpn: FCOS on those levels; named as in published checkpoints.
+    """
+
+    def __init__(self, backbone: nn.Module, rpn: FCOS) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+
+    def forward(
+        self, images: ImageList | Tensor | Sequence[Tensor], targets: Sequence[BoxList] | None = None
+    ) -> dict[str, Tensor] | list[BoxList]:
+        """Losses in training, detections in evaluation.
+
+        Args:
+            images: (N, 3, H, W), height and width multiples of 32, as the config's transforms give them; other
+                forms as in `to_image_list`.
+            targets: in training, per image boxes with field "labels", (M,) int64, 1-based, in pixels of `images`.
+
+        Returns:
+            In training `loss_cls`, `loss_reg` and `loss_centerness`, scalars. In evaluation per image a BoxList
+            "xyxy" in pixels of `images` with fields "scores" and "labels", best first.
+
+        Raises:
+            ValueError: training without targets.
+        """
+        if self.training and targets is None:
+            raise ValueError("In training mode the detector needs targets")
+        images = to_image_list(images, size_divisible=32)
+        features = self.backbone(images.tensors)
+        return self.rpn(features, images.image_sizes, targets if self.training else None)
+
+
+def build_detection_model(cfg: "Config") -> Detector:
+    """The detector that `cfg` describes, on the CPU, in training mode, randomly initialized.
+
+    Raises:
+        InputError: settings that are unknown, do not fit each other, or are not built yet.
+    """
+    if cfg.MODEL.USE_SYNCBN:
+        raise InputError("MODEL.USE_SYNCBN (later FCOS) is not built yet; HRNet models take MODEL.SYNCBN.")
+    if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
+        raise InputError("Only FCOS is built: META_ARCHITECTURE GeneralizedRCNN without masks and keypoints.")
+    backbone = build_backbone(cfg)
+    return Detector(backbone, build_fcos(cfg, backbone.out_channels))

@@ -1,0 +1,66 @@
+"""The FCOS head (Tian et al. 2019, arXiv:1904.01355, fig. 2), shared by all levels."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fcos_core.layers.scale import Scale
+
+
+class FCOSHead(nn.Module):
+    """Classification with centerness, and regression, each on a tower of convolutions.
+
+    Args:
+        in_channels: channels of every level; a multiple of 32, the number of normalization groups.
+        num_classes: foreground classes.
+        num_levels: number of levels; each has its own regression scale.
+        num_convs: 3x3 convolutions in each tower.
+        prior_prob: probability that every class starts at.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        num_levels: int,
+        num_convs: int = 4,
+        prior_prob: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.cls_tower = self._tower(in_channels, num_convs)
+        self.bbox_tower = self._tower(in_channels, num_convs)
+        self.cls_logits = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.centerness = nn.Conv2d(in_channels, 1, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+        self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
+
+    @staticmethod
+    def _tower(channels: int, num_convs: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for _ in range(num_convs):
+            layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(32, channels), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Predictions of every level.
+
+        Args:
+            features: levels (N, in_channels, H_l, W_l).
+
+        Returns:
+            Three lists over the levels: class logits (N, num_classes, H_l, W_l); distances (left, top, right,
+            bottom) in pixels (N, 4, H_l, W_l); centerness logits (N, 1, H_l, W_l).
+        """
+        logits, bbox_reg, centerness = [], [], []
+        for feature, scale in zip(features, self.scales, strict=True):
+            cls_tower = self.cls_tower(feature)
+            logits.append(self.cls_logits(cls_tower))
+            centerness.append(self.centerness(cls_tower))
+            bbox_reg.append(scale(self.bbox_pred(self.bbox_tower(feature))).exp())
+        return logits, bbox_reg, centerness

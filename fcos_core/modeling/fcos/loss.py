@@ -1,0 +1,78 @@
+"""The three losses of FCOS (sec. 3.1, eq. 2; sec. 3.3)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcos_core.layers.iou_loss import iou_losses
+from fcos_core.layers.sigmoid_focal_loss import SigmoidFocalLoss
+from fcos_core.modeling.fcos.targets import assign_targets, centerness_targets
+from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils import comm
+
+
+class FCOSLoss:
+    """Focal loss on classes, IoU loss on boxes weighted by centerness, cross-entropy on centerness.
+
+    Normalizers are sums over all processes, so that the gradients which DistributedDataParallel averages are
+    those of the whole batch.
+
+    Args:
+        ranges: per level (lowest, highest) largest distance in pixels.
+        gamma, alpha: of the focal loss.
+    """
+
+    def __init__(self, ranges: Sequence[tuple[float, float]], gamma: float, alpha: float) -> None:
+        self.ranges = ranges
+        self.focal_loss = SigmoidFocalLoss(gamma, alpha)
+
+    def __call__(
+        self,
+        locations: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        bbox_reg: Sequence[Tensor],
+        centerness: Sequence[Tensor],
+        targets: Sequence[BoxList],
+    ) -> dict[str, Tensor]:
+        """Scalar losses `loss_cls`, `loss_reg` and `loss_centerness`.
+
+        Args:
+            locations: per level (L_l, 2), (x, y) in pixels.
+            logits, bbox_reg, centerness: the head's outputs.
+            targets: per image, boxes in pixels with field "labels", (M,) int64, 1-based.
+        """
+        labels, distances = assign_targets(locations, self.ranges, targets)
+        labels = labels.reshape(-1)
+        positive = torch.nonzero(labels > 0).squeeze(1)
+        distances = distances.reshape(-1, 4)[positive]
+        predicted = _by_location(bbox_reg)[positive]
+        predicted_centerness = _by_location(centerness)[positive].squeeze(1)
+        weights = centerness_targets(distances)
+
+        num_positive, num_images, total_weight = (
+            comm.all_reduce_sum(
+                torch.stack([weights.new_tensor(len(positive)), weights.new_tensor(len(targets)), weights.sum()])
+            )
+            / comm.get_world_size()
+        )
+        loss_cls = self.focal_loss(_by_location(logits), labels) / (num_positive + num_images)
+        # Without positives the sums are 0 and stay connected to the graph.
+        loss_reg = (iou_losses(predicted, distances) * weights).sum() / _or_one(total_weight)
+        loss_centerness = F.binary_cross_entropy_with_logits(predicted_centerness, weights, reduction="sum")
+        return {
+            "loss_cls": loss_cls,
+            "loss_reg": loss_reg,
+            "loss_centerness": loss_centerness / _or_one(num_positive),
+        }
+
+
+def _by_location(levels: Sequence[Tensor]) -> Tensor:
+    """Levels (N, C, H_l, W_l) to (N * L, C), image by image, finest level first, row by row."""
+    flat = torch.cat([level.flatten(2) for level in levels], dim=2)
+    return flat.transpose(1, 2).reshape(-1, flat.shape[1])
+
+
+def _or_one(normalizer: Tensor) -> Tensor:
+    return torch.where(normalizer > 0, normalizer, 1)

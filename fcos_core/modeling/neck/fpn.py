@@ -1,0 +1,62 @@
+"""Feature pyramid on a ResNet (Lin et al. 2017), with P6 and P7 from P5 (FCOS, sec. 3.2)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    """Convolution padded to keep the size, started kaiming uniform (a=1) with zero bias."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class TopBlocks(nn.Module):
+    """P5 to [P6, P7] by stride-2 convolutions, ReLU between."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.p6 = conv(channels, channels, 3, stride=2)
+        self.p7 = conv(channels, channels, 3, stride=2)
+
+    def forward(self, p5: Tensor) -> list[Tensor]:
+        p6 = self.p6(p5)
+        return [p6, self.p7(F.relu(p6))]
+
+
+class FPN(nn.Module):
+    """Top-down pathway with lateral connections.
+
+    Args:
+        in_channels: channels of C2 .. C5.
+        out_channels: channels of every level.
+        num_levels: 5 for P3 .. P7 (C2 is left out), 6 for P2 .. P7.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int) -> None:
+        super().__init__()
+        if num_levels not in (5, 6):
+            raise ValueError(f"FPN makes 5 or 6 levels, not {num_levels}")
+        self.out_channels = out_channels
+        self.strides = tuple(2 ** (8 - num_levels + level) for level in range(num_levels))
+        # Modules are named by N of fpn_innerN: 1 for C2 ... 4 for C5.
+        self.numbers = range(7 - num_levels, 5)
+        for number in self.numbers:
+            self.add_module(f"fpn_inner{number}", conv(in_channels[number - 1], out_channels, 1))
+            self.add_module(f"fpn_layer{number}", conv(out_channels, out_channels, 3))
+        self.top_blocks = TopBlocks(out_channels)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """[C2 .. C5] to [P3 .. P7] or [P2 .. P7], each (N, out_channels, H / stride, W / stride)."""
+        levels: list[Tensor] = []
+        top_down = None
+        for number in reversed(self.numbers):
+            lateral = getattr(self, f"fpn_inner{number}")(features[number - 1])
+            if top_down is not None:
+                lateral = lateral + F.interpolate(top_down, scale_factor=2, mode="nearest")
+            top_down = lateral
+            levels.insert(0, getattr(self, f"fpn_layer{number}")(top_down))
+        return levels + self.top_blocks(levels[-1])

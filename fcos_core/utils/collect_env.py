@@ -1,0 +1,62 @@
+"""What a run ran on, for the head of its log."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+
+import torch
+
+_PACKAGES = ("torchvision", "numpy", "pycocotools", "pillow", "yacs")
+
+
+def collect_env_info() -> str:
+    """A dozen lines on Python, system, PyTorch, CUDA, libraries, compiled operators and git commit."""
+    rows = [
+        ("Python", f"{platform.python_version()} ({sys.executable})"),
+        ("System", platform.platform()),
+        ("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch"),
+        ("PyTorch", torch.__version__),
+        ("CUDA", _cuda()),
+        ("GPUs", _gpus()),
+        *((name, _version(name)) for name in _PACKAGES),
+        ("fcos_core._C", "compiled" if importlib.util.find_spec("fcos_core._C") else "not compiled"),
+        ("git commit", _git_commit()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _cuda() -> str:
+    if torch.version.cuda is None:
+        return "PyTorch is built without it"
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    usable = f"usable, cuDNN {cudnn}" if torch.cuda.is_available() else "no usable device"
+    return f"PyTorch is built for {torch.version.cuda}; {usable}"
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str:
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    # An installed package may lie inside somebody else's checkout.
+    if not os.path.exists(os.path.join(root, ".git")):
+        return "not a checkout"
+    command = ["git", "-C", root, "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,77 @@
+"""What processes of one run say to each other; every function also works in a single process."""
+
+import functools
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def get_world_size() -> int:
+    """Number of processes; 1 when torch.distributed is not initialized."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def get_rank() -> int:
+    """Rank of this process; 0 when torch.distributed is not initialized."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that logs and writes files."""
+    return get_rank() == 0
+
+
+def synchronize() -> None:
+    """Wait until every process has come here."""
+    if get_world_size() > 1:
+        nccl = dist.get_backend() == dist.Backend.NCCL
+        dist.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
+
+
+@torch.no_grad()
+def reduce_dict(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Average of scalar tensors over all processes, for logging.
+
+    Args:
+        values: name to scalar tensor; the same names in every process.
+
+    Returns:
+        Name to scalar tensor without gradient: the averages on rank 0. What other ranks get has no meaning.
+    """
+    if get_world_size() == 1 or not values:
+        return {name: value.detach() for name, value in values.items()}
+    names = sorted(values)
+    stacked = torch.stack([values[name].detach() for name in names])
+    dist.reduce(stacked, dst=0)
+    if is_main_process():
+        stacked /= get_world_size()
+    return dict(zip(names, stacked.unbind(), strict=True))
+
+
+@torch.no_grad()
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of `tensor` over all processes, as a new tensor of its shape and dtype, without gradient."""
+    total = tensor.detach().clone()
+    if get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def gather_objects(value: Any) -> list[Any] | None:
+    """Objects of all processes, in order of rank, on rank 0; None elsewhere.
+
+    The objects are pickled and travel through CPU memory.
+    """
+    world_size = get_world_size()
+    if world_size == 1:
+        return [value]
+    gathered = [None] * world_size if is_main_process() else None
+    dist.gather_object(value, gathered, dst=0, group=_cpu_group(dist.group.WORLD))
+    return gathered
+
+
+# The key is the default group: a run that initializes torch.distributed anew needs a new group too.
+@functools.lru_cache(maxsize=1)
+def _cpu_group(_world: dist.ProcessGroup) -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo")

@@ -1,0 +1,133 @@
+"""Installs fcos_core and compiles its operators (csrc/) into fcos_core._C.
+
+CUDA kernels are compiled where a GPU and the CUDA toolkit are found. FORCE_CUDA=1 compiles them without a
+GPU, FORCE_CPU=1 never does. CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the GPU generations.
+Without a C++ compiler the package installs all the same, and pure PyTorch operators serve.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import setuptools
+from setuptools.command.develop import develop
+
+try:
+    import torch
+except ImportError:
+    sys.exit(
+        "fcos_core compiles against the installed PyTorch and none was found: install torch first, "
+        "then run `pip install --no-build-isolation -e .`."
+    )
+
+ROOT = Path(__file__).resolve().parent
+FORCE_CUDA = os.environ.get("FORCE_CUDA") == "1"
+FORCE_CPU = os.environ.get("FORCE_CPU") == "1"
+
+
+def find_toolkit() -> str | None:
+    """The CUDA toolkit's folder, asked of nvcc since the one on the PATH may be a script that calls it."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if named or not shutil.which("nvcc"):
+        return named
+    steps = subprocess.run(["nvcc", "--dryrun", "x.cu"], capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", steps, re.MULTILINE)
+    return os.path.realpath(top.group(1)) if top else None
+
+
+if toolkit := find_toolkit():
+    os.environ["CUDA_HOME"] = toolkit  # read by the next import
+from torch.utils import cpp_extension  # noqa: E402
+
+
+def nvcc_path() -> str | None:
+    return cpp_extension.CUDA_HOME and shutil.which(os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc"))
+
+
+def use_cuda() -> bool:
+    if FORCE_CPU:
+        return False
+    if FORCE_CUDA:
+        if not nvcc_path():
+            sys.exit("FORCE_CUDA=1 needs the CUDA toolkit and no nvcc was found: install it or set CUDA_HOME.")
+        if torch.version.cuda is None:
+            sys.exit(f"FORCE_CUDA=1 needs a PyTorch built with CUDA, and torch {torch.__version__} is not.")
+        return True
+    return torch.cuda.is_available() and nvcc_path() is not None
+
+
+def default_architectures() -> str:
+    """Turing to Hopper as far as this nvcc knows them, the last also as PTX so that later GPUs can run it."""
+    known = subprocess.check_output([nvcc_path(), "--list-gpu-arch"], text=True).split()
+    wanted = ["7.5", "8.0", "8.6", "9.0"]
+    return ";".join(a for a in wanted if "compute_" + a.replace(".", "") in known) + "+PTX"
+
+
+def operators() -> setuptools.Extension:
+    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cpp"))
+    # no fused multiply-add: NMS compares with a threshold, and every device must round alike to decide alike
+    cxx_flags = [] if sys.platform == "win32" else ["-O3", "-ffp-contract=off"]
+    if not use_cuda():
+        return cpp_extension.CppExtension("fcos_core._C", sources, extra_compile_args={"cxx": cxx_flags})
+    sources += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cu"))
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_architectures())
+    flags = {"cxx": cxx_flags, "nvcc": ["-O3", "-fmad=false"]}
+    return cpp_extension.CUDAExtension("fcos_core._C", sources, extra_compile_args=flags)
+
+
+class BuildOperators(cpp_extension.BuildExtension):
+    """Compiles the operators, or without a compiler warns and leaves them out. A compile error is an error."""
+
+    def run(self) -> None:
+        compilers = [cpp_extension.get_cxx_compiler(), os.environ.get("CC") or ""]
+        missing = [name for name in compilers if name and not shutil.which(shlex.split(name)[0])]
+        if missing:
+            if FORCE_CUDA:
+                sys.exit(f"FORCE_CUDA=1 needs a C++ compiler and {missing[0]!r} was not found.")
+            warnings.warn(
+                f"No C++ compiler ({missing[0]!r} was not found): fcos_core is installed without compiled "
+                "operators, slower pure PyTorch ones serve.",
+                stacklevel=2,
+            )
+            self.extensions = []
+        super().run()
+
+
+class Develop(develop):
+    """`setup.py develop`, which setuptools 80 hands to pip: built against the installed torch, not another."""
+
+    def run(self) -> None:
+        if int(setuptools.__version__.split(".")[0]) < 80:
+            return super().run()
+        pip_install = [sys.executable, "-m", "pip", "install", "--no-build-isolation"]
+        subprocess.check_call([*pip_install, "-e", str(ROOT)])
+
+
+setuptools.setup(
+    name="fcos_core",
+    version="1.0.0",
+    description="HRNet-FCOS: one-stage object detection on high-resolution networks",
+    license="BSD-2-Clause",
+    packages=setuptools.find_packages(include=["fcos_core", "fcos_core.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.4",  # torch.library.register_autograd
+        "torchvision",
+        "yacs",
+        "pycocotools",
+        "opencv-python",
+        "tqdm",
+        "numpy",
+        "pillow",
+        "matplotlib",
+        "pyyaml",
+    ],
+    ext_modules=[operators()],
+    cmdclass={"build_ext": BuildOperators, "develop": Develop},
+)
