@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 
 import setuptools
-from setuptools.command.develop import develop
 
 try:
     import torch
@@ -62,9 +61,9 @@ def use_cuda() -> bool:
 
 
 def default_architectures() -> str:
-    """Turing to Hopper as far as this nvcc knows them, the last also as PTX so that later GPUs can run it."""
+    """Turing, Ampere (8.0 serves 8.x) and Hopper as far as this nvcc knows them, the last as PTX for later GPUs."""
     known = subprocess.check_output([nvcc_path(), "--list-gpu-arch"], text=True).split()
-    wanted = ["7.5", "8.0", "8.6", "9.0"]
+    wanted = ["7.5", "8.0", "9.0"]
     return ";".join(a for a in wanted if "compute_" + a.replace(".", "") in known) + "+PTX"
 
 
@@ -99,15 +98,27 @@ class BuildOperators(cpp_extension.BuildExtension):
         super().run()
 
 
-class Develop(develop):
-    """`setup.py develop`, which setuptools 80 hands to pip: built against the installed torch, not another."""
+class Develop(setuptools.Command):
+    """`setup.py develop` since setuptools 80, whose own calls pip so that it would build against another torch."""
+
+    description = "install the package in place"
+    user_options = [("no-deps", "N", "do not install dependencies")]
+    boolean_options = ["no-deps"]
+
+    def initialize_options(self) -> None:
+        self.no_deps = False
+
+    def finalize_options(self) -> None:
+        pass
 
     def run(self) -> None:
-        if int(setuptools.__version__.split(".")[0]) < 80:
-            return super().run()
-        pip_install = [sys.executable, "-m", "pip", "install", "--no-build-isolation"]
-        subprocess.check_call([*pip_install, "-e", str(ROOT)])
+        options = ["--no-build-isolation"] + ["--no-deps"] * bool(self.no_deps)
+        subprocess.check_call([sys.executable, "-m", "pip", "install", *options, "-e", str(ROOT)])
 
+
+commands = {"build_ext": BuildOperators}
+if int(setuptools.__version__.split(".")[0]) >= 80:
+    commands["develop"] = Develop
 
 setuptools.setup(
     name="fcos_core",
@@ -117,11 +128,10 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["fcos_core", "fcos_core.*"]),
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.4",  # torch.library.register_autograd
+        "torch>=2.6",  # weights_only holds against hostile files from here on
         "torchvision",
         "yacs",
         "pycocotools",
-        "opencv-python",
         "tqdm",
         "numpy",
         "pillow",
@@ -129,5 +139,5 @@ setuptools.setup(
         "pyyaml",
     ],
     ext_modules=[operators()],
-    cmdclass={"build_ext": BuildOperators, "develop": Develop},
+    cmdclass=commands,
 )

@@ -1,6 +1,7 @@
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/argsort.h>
 #include <c10/macros/Macros.h>
 #include <c10/util/Exception.h>
 

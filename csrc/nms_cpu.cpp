@@ -1,6 +1,6 @@
-#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/ones.h>
 #include <torch/library.h>
 
 #include <cstdint>

@@ -62,5 +62,7 @@ def build_detection_model(cfg: "Config") -> Detector:
         raise InputError("MODEL.USE_SYNCBN (later FCOS) is not built yet; HRNet models take MODEL.SYNCBN.")
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
         raise InputError("Only FCOS is built: META_ARCHITECTURE GeneralizedRCNN without masks and keypoints.")
+    if cfg.TEST.BBOX_AUG.ENABLED:
+        raise InputError("Test-time augmentation (TEST.BBOX_AUG.ENABLED) is not built yet.")
     backbone = build_backbone(cfg)
     return Detector(backbone, build_fcos(cfg, backbone.out_channels))

@@ -9,7 +9,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+# How errors speak of a name in a file that no tensor or array needs.
+RUNS_CODE = "which could run code"
 _NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
+
+
+class RefusedPickle(pickle.UnpicklingError):
+    """The content of a pickle is not admitted; the message is half a sentence, whose subject is the file."""
 
 
 def read_blobs(file: BinaryIO) -> dict[str, Any]:
@@ -18,15 +24,15 @@ def read_blobs(file: BinaryIO) -> dict[str, Any]:
     Arrays come as `PickledArray`, which holds inert data until `to_numpy` is called.
 
     Raises:
-        pickle.UnpicklingError: a name other than numpy's arrays and OrderedDict stands in the pickle, or its
-            content is not a dict of named blobs; the message is half a sentence for the user.
+        RefusedPickle: a name other than numpy's arrays and OrderedDict stands in the pickle, or its
+            content is not a dict of named blobs.
         Exception: whatever pickle raises on damaged data.
     """
     content = _Unpickler(file, encoding="latin1").load()
     if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
         content = content["blobs"]
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise pickle.UnpicklingError("it does not hold a dict of named blobs")
+        raise RefusedPickle("it does not hold a dict of named blobs")
     return content
 
 
@@ -44,18 +50,18 @@ class PickledArray:
         """The array, writable, in native byte order.
 
         Raises:
-            pickle.UnpicklingError: it does not hold numbers, or not as many as its shape says.
+            RefusedPickle: it does not hold numbers, or not as many as its shape says.
         """
         if len(self._state) != 4:
-            raise pickle.UnpicklingError("it is an array without content")
+            raise RefusedPickle("it is an array without content")
         shape, dtype, column_major, raw = self._state
         if isinstance(raw, str):  # bytes that Python 2 wrote
             raw = raw.encode("latin1")
         numeric = dtype.to_numpy() if isinstance(dtype, _PickledDtype) else None
         if numeric is None or not isinstance(raw, (bytes, bytearray)):
-            raise pickle.UnpicklingError("it is an array of something other than numbers")
+            raise RefusedPickle("it is an array of something other than numbers")
         if len(raw) != math.prod(shape) * numeric.itemsize:
-            raise pickle.UnpicklingError(f"it has {len(raw)} bytes for shape {shape} of {numeric}")
+            raise RefusedPickle(f"it has {len(raw)} bytes for shape {shape} of {numeric}")
         array = np.frombuffer(raw, numeric).reshape(shape, order="F" if column_major else "C")
         return array.astype(numeric.newbyteorder("="), order="C")
 
@@ -87,7 +93,7 @@ def _scalar(dtype: Any, raw: bytes) -> PickledArray:
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it asks for the codec '{encoding}', which no array needs")
+        raise RefusedPickle(f"it asks for the codec '{encoding}', which no array needs")
     return codecs.latin_1_encode(text)[0]
 
 
@@ -111,5 +117,5 @@ _ADMITTED = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it names '{module}.{name}', which could run code")
+            raise RefusedPickle(f"it names '{module}.{name}', {RUNS_CODE}")
         return _ADMITTED[module, name]

@@ -12,7 +12,7 @@ from fcos_core.utils.comm import is_main_process
 from fcos_core.utils.errors import InputError
 from fcos_core.utils.files import replacing
 from fcos_core.utils.matching import load_matching
-from fcos_core.utils.weights import load_state_dict_file, read_checkpoint, state_dict_of
+from fcos_core.utils.weights import load_state_dict_file, read_checkpoint, reason_of, state_dict_of
 
 _STATES = ("model", "optimizer", "scheduler")
 
@@ -127,11 +127,16 @@ class DetectronCheckpointer:
                 with replacing(self._tag_file()) as file:
                     file.write(os.path.basename(path).encode())
         # torch.save turns a full disk into a RuntimeError.
-        except (OSError, RuntimeError, ValueError, TypeError, AttributeError, pickle.PickleError) as error:
+        except (OSError, RuntimeError) as error:
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             raise InputError(
                 f"The checkpoint '{path}' could not be written: {cause}. Earlier checkpoints are as they were; "
                 "make room, or set OUTPUT_DIR to a folder that can be written to."
+            ) from error
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"The checkpoint '{path}' was not written: it could not be read back ({reason_of(error)}). Save "
+                "tensors and plain Python values only."
             ) from error
 
     def has_checkpoint(self) -> bool:

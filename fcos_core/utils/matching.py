@@ -91,12 +91,12 @@ def match_keys(model_keys: Iterable[str], file_keys: Iterable[str]) -> dict[str,
     model keys with the same match the shortest has it, so that a stem's `conv1.weight` goes nowhere else.
     """
     file_keys = set(file_keys)
-    server: dict[str, str] = {}
+    taker: dict[str, str] = {}
     for model_key in model_keys:
         file_key = next((name for name in _names(model_key) if name in file_keys), None)
-        if file_key is not None and len(model_key) < len(server.get(file_key, model_key + "+")):
-            server[file_key] = model_key
-    return {model_key: file_key for file_key, model_key in server.items()}
+        if file_key is not None:
+            taker[file_key] = min(taker.get(file_key, model_key), model_key, key=len)
+    return {model_key: file_key for file_key, model_key in taker.items()}
 
 
 def compare(model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Matching:
@@ -117,9 +117,12 @@ def compare(model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
             matching.missing.append(key)
     used = set(pairs.values())
     for key in state:
-        if key in used or key.endswith("num_batches_tracked") and not key.startswith(_CLASSIFIERS):
+        if key in used:
             continue
-        (matching.not_wanted if key.startswith(_CLASSIFIERS) else matching.unexpected).append(key)
+        if key.startswith(_CLASSIFIERS):
+            matching.not_wanted.append(key)
+        elif not key.endswith("num_batches_tracked"):
+            matching.unexpected.append(key)
     return matching
 
 

@@ -1,7 +1,6 @@
 """Weights as people have them: .pth and Caffe2 .pkl files, URLs, catalog:// names."""
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -10,7 +9,7 @@ import torch
 
 from fcos_core.config.paths_catalog import weights_url
 from fcos_core.utils.caffe2_names import key_of_blob
-from fcos_core.utils.caffe2_pickle import PickledArray, read_blobs
+from fcos_core.utils.caffe2_pickle import RUNS_CODE, PickledArray, RefusedPickle, read_blobs
 from fcos_core.utils.download import download
 from fcos_core.utils.errors import InputError
 
@@ -86,6 +85,19 @@ def state_dict_of(content: Any, path: str) -> dict[str, torch.Tensor]:
     return {_without_module(key): value for key, value in state.items()}
 
 
+def reason_of(error: Exception) -> str:
+    """Why reading a file failed, on one line; a name that torch.load does not admit is said first."""
+    text = str(error)
+    if isinstance(error, RefusedPickle):
+        return text
+    if refused := re.search(r"GLOBAL (\S+)", text):
+        return f"it names '{refused[1]}', {RUNS_CODE}"
+    # torch's message opens with advice to switch the protection off.
+    text = (text.partition("WeightsUnpickler error: ")[2] or text).strip()
+    sentence = text.partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+
+
 def _read_caffe2(path: str) -> dict[str, torch.Tensor]:
     _check_file(path)
     state = {}
@@ -97,7 +109,7 @@ def _read_caffe2(path: str) -> dict[str, torch.Tensor]:
             if key is None:
                 continue
             if not isinstance(value, PickledArray):
-                raise pickle.UnpicklingError(f"its blob '{blob}' is not an array")
+                raise RefusedPickle(f"its blob '{blob}' is not an array")
             state[key] = torch.from_numpy(value.to_numpy())
     except MemoryError:
         raise
@@ -130,16 +142,12 @@ def _check_file(path: str) -> None:
 
 
 def _refuse(path: str, error: Exception) -> NoReturn:
-    text = str(error)
-    torch_global = re.search(r"GLOBAL (\S+)", text)
-    if torch_global:
-        text = f"it names '{torch_global[1]}', which could run code"
-    if "which could run code" in text:
+    reason = reason_of(error)
+    if RUNS_CODE in reason:
         raise InputError(
-            f"The file '{path}' is refused: {text}. Weights are tensors and plain values; have its owner save "
+            f"The file '{path}' is refused: {reason}. Weights are tensors and plain values; have its owner save "
             "the state dict alone, with torch.save({'model': model.state_dict()}, FILE)."
         ) from error
-    reason = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
     raise InputError(
         f"The file '{path}' is damaged or is no weights file ({reason}); delete it and fetch or copy it again."
     ) from error

@@ -38,6 +38,8 @@ def build_resnet_fpn(cfg: "Config") -> nn.Module:
     resnets = cfg.MODEL.RESNETS
     if any(resnets.STAGE_WITH_DCN) or resnets.WITH_MODULATED_DCN or resnets.DEFORMABLE_GROUPS != 1:
         raise InputError("Deformable convolutions (MODEL.RESNETS.STAGE_WITH_DCN) are not built yet.")
+    if cfg.MODEL.RETINANET.USE_C5:
+        raise InputError("P6 is made from P5 alone: set MODEL.RETINANET.USE_C5 False.")
     body = ResNet(
         depth=int(cfg.MODEL.BACKBONE.CONV_BODY.split("-")[1]),
         num_groups=resnets.NUM_GROUPS,

@@ -1,0 +1,51 @@
+# The two commands of README are `make demo` and `make test`; each sets up what it needs first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := configs/demo/shapes.yaml
+
+.PHONY: install demo test test-slow lint cuda-kernels clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.packages: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.packages setup.py $(wildcard csrc/*)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+# Each step of the demo is skipped where its result is there already.
+demo: demo/shapes/pictures
+	@echo "Pictures of detections and the loss curve are in demo/shapes/pictures."
+
+demo/data/instances_val.json: | install
+	$(BIN)/python tools/make_shapes_dataset.py demo/data
+
+demo/shapes/model_final.pth: demo/data/instances_val.json
+	$(BIN)/python tools/train_net.py --config-file $(DEMO) --skip-test
+
+demo/shapes/inference/shapes_val/coco_results.json: demo/shapes/model_final.pth
+	$(BIN)/python tools/test_net.py --config-file $(DEMO) MODEL.WEIGHT $<
+
+demo/shapes/pictures: demo/shapes/inference/shapes_val/coco_results.json
+	$(BIN)/python tools/draw_detections.py --config-file $(DEMO)
+
+test: install lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Compiles the CUDA operators without a GPU; a machine with one needs no more than `make install`.
+cuda-kernels: install
+	FORCE_CUDA=1 $(BIN)/python setup.py build_ext --build-temp build/cuda --build-lib build/cuda
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info fcos_core/_C*.so

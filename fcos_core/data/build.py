@@ -1,0 +1,128 @@
+"""Data loaders from the config."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fcos_core.config import Config
+from fcos_core.config.paths_catalog import dataset_paths
+from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
+from fcos_core.data.collate import BatchCollator
+from fcos_core.data.loader import LEAVE_OUT, REPLACE, STOP, BatchLoader, SampleReader
+from fcos_core.data.samplers import TestBatchSampler, TrainBatchSampler, TrainSampler
+from fcos_core.data.transforms import ToTensor, Transform
+from fcos_core.utils import comm
+from fcos_core.utils.errors import InputError
+
+
+def make_data_loader(
+    cfg: Config, is_train: bool = True, is_distributed: bool = False, start_iter: int = 0
+) -> BatchLoader | list[BatchLoader]:
+    """The training loader, or one test loader for each name of DATASETS.TEST.
+
+    Args:
+        cfg: the whole config.
+        is_train: which of the two.
+        is_distributed: share the images among the processes of torch.distributed.
+        start_iter: iterations already trained; the training loader goes from the next one to SOLVER.MAX_ITER.
+
+    Raises:
+        InputError: a key, an annotation file or a folder cannot be used.
+    """
+    rank, world_size = (comm.get_rank(), comm.get_world_size()) if is_distributed else (0, 1)
+    _check_keys(cfg)
+    if is_train:
+        return _make_train_loader(cfg, rank, world_size, start_iter)
+    return [_make_test_loader(cfg, name, rank, world_size) for name in cfg.DATASETS.TEST]
+
+
+def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset:
+    """The dataset `name` of the catalog, its categories compared with MODEL.FCOS.NUM_CLASSES.
+
+    Raises:
+        InputError: see `COCODataset`, `dataset_paths` and `check_num_classes`.
+    """
+    img_dir, ann_file = dataset_paths(name, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
+    dataset = COCODataset(
+        img_dir,
+        ann_file,
+        is_train=is_train,
+        keep_empty=cfg.DATALOADER.KEEP_EMPTY_IMAGES,
+        check_files=not cfg.DATALOADER.SKIP_UNREADABLE,
+    )
+    check_num_classes(dataset, cfg.MODEL.FCOS.NUM_CLASSES, name)
+    return dataset
+
+
+def build_transform(cfg: Config, is_train: bool) -> Transform:
+    """Training: random scale and flip. Testing: one scale, no flip."""
+    to_tensor = ToTensor(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.TO_BGR255)
+    if not is_train:
+        return Transform((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, 0.0, to_tensor)
+    lowest, highest = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
+    min_sizes = cfg.INPUT.MIN_SIZE_TRAIN if lowest == -1 else range(lowest, highest + 1)
+    return Transform(min_sizes, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.FLIP_PROB_TRAIN, to_tensor)
+
+
+def aspect_groups(dataset: COCODataset | ConcatCOCODataset) -> list[int]:
+    """0 for each landscape or square image, 1 for each portrait one."""
+    infos = (dataset.image_info(index) for index in range(len(dataset)))
+    return [int(info["width"] < info["height"]) for info in infos]
+
+
+def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int) -> BatchLoader:
+    if not cfg.DATASETS.TRAIN:
+        raise InputError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
+    datasets = [build_dataset(cfg, name, is_train=True) for name in cfg.DATASETS.TRAIN]
+    dataset = datasets[0] if len(datasets) == 1 else ConcatCOCODataset(datasets)
+    groups: Sequence[int] = [0] * len(dataset)
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        groups = aspect_groups(dataset)
+    sampler = TrainSampler(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
+    unreadable = REPLACE if cfg.DATALOADER.SKIP_UNREADABLE else STOP
+    return BatchLoader(
+        SampleReader(dataset, build_transform(cfg, is_train=True), cfg.SEED, unreadable),
+        TrainBatchSampler(sampler, start_iter, cfg.SOLVER.MAX_ITER, rank, world_size),
+        BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY),
+        cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _make_test_loader(cfg: Config, name: str, rank: int, world_size: int) -> BatchLoader:
+    dataset = build_dataset(cfg, name, is_train=False)
+    unreadable = LEAVE_OUT if cfg.DATALOADER.SKIP_UNREADABLE else STOP
+    return BatchLoader(
+        SampleReader(dataset, build_transform(cfg, is_train=False), cfg.SEED, unreadable),
+        TestBatchSampler(len(dataset), cfg.TEST.IMS_PER_BATCH, rank, world_size),
+        BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY),
+        cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _check_keys(cfg: Config) -> None:
+    """Values that would otherwise fail far from here, or not at all and do something else."""
+    sizes, size_range = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_RANGE_TRAIN
+    listed = _are(sizes, int) and min(sizes, default=0) >= 1
+    whole_range = (
+        _are(size_range, int) and len(size_range) == 2 and (size_range[0] == -1 or 1 <= size_range[0] <= size_range[1])
+    )
+    longest = min(cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
+    flip_prob = cfg.INPUT.FLIP_PROB_TRAIN
+    mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+    checks = [
+        (cfg.SEED >= 0, "SEED", cfg.SEED, "0 or more"),
+        (listed, "INPUT.MIN_SIZE_TRAIN", sizes, "one or more integers of at least 1"),
+        (whole_range, "INPUT.MIN_SIZE_RANGE_TRAIN", size_range, "(lowest, highest), or (-1, -1) for none"),
+        (cfg.INPUT.MIN_SIZE_TEST >= 1, "INPUT.MIN_SIZE_TEST", cfg.INPUT.MIN_SIZE_TEST, "at least 1"),
+        (longest >= 1, "INPUT.MAX_SIZE_TRAIN or MAX_SIZE_TEST", longest, "at least 1"),
+        (0 <= flip_prob <= 1, "INPUT.FLIP_PROB_TRAIN", flip_prob, "a probability, 0 to 1"),
+        (_are(mean, int, float) and len(mean) == 3, "INPUT.PIXEL_MEAN", mean, "three numbers"),
+        (_are(std, int, float) and len(std) == 3 and all(std), "INPUT.PIXEL_STD", std, "three numbers other than 0"),
+        (cfg.DATALOADER.NUM_WORKERS >= 0, "DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, "0 or more"),
+    ]
+    for holds, key, value, wanted in checks:
+        if not holds:
+            raise InputError(f"{key} is {value}: write {wanted}.")
+
+
+def _are(values: Sequence[Any], *kinds: type) -> bool:
+    return all(isinstance(value, kinds) for value in values)

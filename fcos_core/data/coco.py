@@ -1,0 +1,262 @@
+"""Images with boxes, described by files in COCO format."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from fcos_core.data.coco_json import COCOTable, read_coco_json
+from fcos_core.data.image_file import read_image
+from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+logger = logging.getLogger(__name__)
+
+
+class COCODataset(Dataset):
+    """The images of one annotation file in the order of their ids; an item is (image, boxes).
+
+    Args:
+        img_dir: folder that the file names are relative to.
+        ann_file: JSON in COCO format.
+        is_train: keep only images with an annotation, crowd ones included, wider and higher than 1 pixel.
+        keep_empty: with `is_train`, keep the other images too.
+        check_files: look in the folder, once, for every image kept.
+
+    Attributes:
+        has_annotations: False for a file without the key `annotations`.
+        category_names: in the order of the labels, the first having label 1.
+        contiguous_to_category_id: label (1-based) to the file's category id.
+
+    Raises:
+        InputError: the folder or an image file is missing; the annotation file is (see `read_coco_json`); it is
+            for training and has no annotations or no image to keep.
+    """
+
+    def __init__(
+        self,
+        img_dir: str,
+        ann_file: str,
+        is_train: bool = False,
+        keep_empty: bool = False,
+        check_files: bool = True,
+    ) -> None:
+        self.img_dir = img_dir
+        self.ann_file = ann_file
+        self._table = read_coco_json(ann_file)
+        self._kept = _positions(self._table, is_train, keep_empty)
+        self.has_annotations = self._table.has_annotations
+        self.category_names = self._table.category_names
+        self.contiguous_to_category_id = dict(enumerate(self._table.category_ids, start=1))
+        if not os.path.isdir(img_dir):
+            raise InputError(
+                f"The image folder '{img_dir}' does not exist (looked at {os.path.abspath(img_dir)}): correct "
+                "DATASETS.DATA_DIR or the dataset's img_dir."
+            )
+        if check_files:
+            self._check_files()
+        flat = int((self._table.boxes[:, 2:] == 0).any(axis=1).sum())
+        if flat:
+            logger.warning("%d boxes of '%s' have no width or no height and are left out.", flat, ann_file)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, BoxList]:
+        """The RGB image, 8 bits a channel, and its `ground_truth`.
+
+        Raises:
+            UnreadableImageError: the file cannot be read.
+            InputError: its size is not the annotation's.
+        """
+        info = self.image_info(index)
+        image = read_image(self.image_path(index), (info["width"], info["height"]))
+        return image, self.ground_truth(index)
+
+    def image_id(self, index: int) -> int:
+        """The file's id of image `index`."""
+        return int(self._table.image_ids[self._kept[index]])
+
+    def image_info(self, index: int) -> dict[str, Any]:
+        """width and height in pixels and file_name, as the annotation file gives them."""
+        row = self._kept[index]
+        width, height = self._table.sizes[row].tolist()
+        return {"width": width, "height": height, "file_name": str(self._table.file_names[row])}
+
+    def image_path(self, index: int) -> str:
+        """Where image `index` is read."""
+        return os.path.join(self.img_dir, self.image_info(index)["file_name"])
+
+    def ground_truth(self, index: int) -> BoxList:
+        """The boxes to learn: xyxy float32 clipped to the image, field "labels" int64 (N,).
+
+        Crowd boxes are left out, and boxes that are empty after conversion and clipping.
+        """
+        row = self._kept[index]
+        rows = np.arange(self._table.offsets[row], self._table.offsets[row + 1])
+        rows = rows[~self._table.crowd[rows]]
+        boxes = torch.from_numpy(self._table.boxes[rows].astype(np.float32))
+        target = BoxList(boxes, tuple(self._table.sizes[row].tolist()), mode="xywh")
+        target.add_field("labels", torch.from_numpy(self._table.labels[rows]))
+        return target.convert("xyxy").clip_to_image(remove_empty=True)
+
+    @cached_property
+    def coco(self) -> COCO:
+        """The whole annotation file, without polygons, as pycocotools' evaluation takes it."""
+        from pycocotools.coco import COCO  # training does without it
+
+        coco = COCO()
+        coco.dataset = self._table.as_coco_dict()
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+    def _check_files(self) -> None:
+        present: dict[str, set[str]] = {}
+        missing = []
+        for index in range(len(self)):
+            folder, name = os.path.split(self.image_path(index))
+            if folder not in present:
+                present[folder] = _listing(folder)
+            if name not in present[folder]:
+                missing.append(index)
+        if missing:
+            first = missing[0]
+            raise InputError(
+                f"{len(missing)} of {len(self)} images of '{self.ann_file}' are missing, the first is image "
+                f"{self.image_id(first)}, {os.path.abspath(self.image_path(first))}: restore them, correct the "
+                "dataset's img_dir or set DATALOADER.SKIP_UNREADABLE True."
+            )
+
+
+class ConcatCOCODataset(Dataset):
+    """Several datasets with the same categories, one after the other.
+
+    Args:
+        datasets: at least one.
+
+    Raises:
+        InputError: the names of the categories, in the order of their ids, are not the same.
+    """
+
+    def __init__(self, datasets: Sequence[COCODataset]) -> None:
+        first, *others = datasets
+        for other in others:
+            if other.category_names != first.category_names:
+                raise InputError(
+                    f"'{first.ann_file}' and '{other.ann_file}' cannot be trained on together, their categories "
+                    f"differ ({_first_difference(first.category_names, other.category_names)}): give both files "
+                    "the same names in the order of the category ids."
+                )
+        self.datasets = list(datasets)
+        self.category_names = first.category_names
+        self.has_annotations = all(dataset.has_annotations for dataset in self.datasets)
+        self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, BoxList]:
+        """As `COCODataset.__getitem__`."""
+        dataset, own = self._locate(index)
+        return dataset[own]
+
+    def image_id(self, index: int) -> int:
+        """The id of image `index` in its own file; two files may use the same."""
+        dataset, own = self._locate(index)
+        return dataset.image_id(own)
+
+    def image_info(self, index: int) -> dict[str, Any]:
+        """As `COCODataset.image_info`."""
+        dataset, own = self._locate(index)
+        return dataset.image_info(own)
+
+    def image_path(self, index: int) -> str:
+        """Where image `index` is read."""
+        dataset, own = self._locate(index)
+        return dataset.image_path(own)
+
+    def ground_truth(self, index: int) -> BoxList:
+        """As `COCODataset.ground_truth`."""
+        dataset, own = self._locate(index)
+        return dataset.ground_truth(own)
+
+    def _locate(self, index: int) -> tuple[COCODataset, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")
+        number = bisect_right(self._ends, index)
+        return self.datasets[number], index - (self._ends[number - 1] if number else 0)
+
+
+def check_num_classes(dataset: COCODataset | ConcatCOCODataset, num_classes: int, name: str) -> None:
+    """Compare MODEL.FCOS.NUM_CLASSES, which counts the background, with the categories of `dataset`.
+
+    A dataset without annotations and categories is not compared.
+
+    Args:
+        name: the dataset's, for the sentence.
+
+    Raises:
+        InputError: they differ; the sentence gives the number to write.
+    """
+    count = len(dataset.category_names)
+    if not count and not dataset.has_annotations:
+        return
+    if num_classes != count + 1:
+        raise InputError(
+            f"MODEL.FCOS.NUM_CLASSES is {num_classes} but dataset {name} has {count} categories: write "
+            f"{count + 1} (background counts)."
+        )
+
+
+def _positions(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray:
+    """Rows of the images to keep, ascending."""
+    every = np.arange(len(table.image_ids))
+    if not is_train:
+        return every
+    if not table.has_annotations:
+        raise InputError(
+            f"'{table.ann_file}' has no 'annotations': it can be tested on but not trained on; take its dataset "
+            "out of DATASETS.TRAIN."
+        )
+    if keep_empty:
+        return every
+    usable = (table.boxes[:, 2:] > 1).all(axis=1)
+    before = np.concatenate([[0], np.cumsum(usable)])
+    kept = every[before[table.offsets[1:]] > before[table.offsets[:-1]]]
+    if not len(kept):
+        raise InputError(
+            f"'{table.ann_file}' has no image with a box wider and higher than 1 pixel to train on: give it "
+            "boxes or set DATALOADER.KEEP_EMPTY_IMAGES True."
+        )
+    return kept
+
+
+def _listing(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
+
+
+def _first_difference(first: Sequence[str], other: Sequence[str]) -> str:
+    if len(first) != len(other):
+        return f"{len(first)} and {len(other)} of them"
+    label = next(i for i, (a, b) in enumerate(zip(first, other, strict=True)) if a != b)
+    return f"number {label + 1} is '{first[label]}' in one and '{other[label]}' in the other"

@@ -1,0 +1,143 @@
+"""Which images make a batch; training batches are a function of seed and iteration alone."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from fcos_core.utils.errors import InputError
+
+# Second word of every seed, so that the draws for different purposes are independent of each other.
+_SAMPLE, _PERMUTATION, _BLOCK = range(3)
+
+
+class SampleKey(NamedTuple):
+    """One image of a batch.
+
+    Attributes:
+        index: in the dataset.
+        iteration: 1-based.
+        slot: place in the batch over all processes.
+    """
+
+    index: int
+    iteration: int
+    slot: int
+
+
+def sample_rng(seed: int, iteration: int, slot: int) -> np.random.Generator:
+    """The generator of every random draw for one image: a function of its arguments, all at least 0."""
+    return np.random.default_rng((seed, _SAMPLE, iteration, slot))
+
+
+class TrainSampler:
+    """Training batches of one group each, as a pure function of the iteration.
+
+    Each group is an endless stream of its images, one permutation (an epoch) after another. In each block of N
+    iterations, N being the number of images, a group of n images is taken by exactly n iterations at random
+    places, each taking the next `ims_per_batch` images of the stream: a block shows every image exactly
+    `ims_per_batch` times. A batch holds an image twice only where it crosses from one epoch of its group to the
+    next, which every batch of a group smaller than `ims_per_batch` does.
+
+    Args:
+        group_ids: (N,) group of each image, such as 0 for landscape and 1 for portrait.
+        ims_per_batch: images of a batch over all processes.
+        seed: at least 0.
+    """
+
+    def __init__(self, group_ids: Sequence[int], ims_per_batch: int, seed: int) -> None:
+        group_ids = np.asarray(group_ids, dtype=np.int64)
+        self.ims_per_batch = ims_per_batch
+        self.seed = seed
+        self._members = [np.flatnonzero(group_ids == group) for group in np.unique(group_ids)]
+        # Drawing them takes time in proportion to the dataset; an iteration's own share should not.
+        self._epoch = lru_cache(maxsize=8)(self._draw_epoch)
+        self._block = lru_cache(maxsize=2)(self._draw_block)
+
+    def batch(self, iteration: int) -> list[int]:
+        """Dataset indices of the batch of the 1-based `iteration`, over all processes."""
+        length = sum(map(len, self._members))
+        block, offset = divmod(iteration - 1, length)
+        groups, earlier = self._block(block)
+        group, size = groups[offset], len(self._members[groups[offset]])
+        start = (block * size + int(earlier[offset])) * self.ims_per_batch
+        places = (divmod(position, size) for position in range(start, start + self.ims_per_batch))
+        return [int(self._epoch(group, epoch)[place]) for epoch, place in places]
+
+    def _draw_epoch(self, group: int, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, _PERMUTATION, group, epoch))
+        return rng.permutation(self._members[group])
+
+    def _draw_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Group of each iteration of the block, and how many iterations before it in the block have it too."""
+        sizes = [len(members) for members in self._members]
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        groups = np.random.default_rng((self.seed, _BLOCK, block)).permutation(groups)
+        earlier = np.empty_like(groups)
+        for group, size in enumerate(sizes):
+            earlier[groups == group] = np.arange(size)
+        return groups, earlier
+
+
+class TrainBatchSampler:
+    """This process's share of the batches of iterations start_iter + 1 to max_iter.
+
+    Of B images, rank r of W takes slots r * B / W to (r + 1) * B / W.
+
+    Raises:
+        InputError: the batch cannot be shared equally among the processes.
+    """
+
+    def __init__(
+        self, sampler: TrainSampler, start_iter: int, max_iter: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        ims_per_batch = sampler.ims_per_batch
+        if ims_per_batch < 1 or ims_per_batch % world_size:
+            raise InputError(
+                f"SOLVER.IMS_PER_BATCH is {ims_per_batch}, which {world_size} processes cannot share equally: "
+                f"write a positive multiple of {world_size}."
+            )
+        self._sampler = sampler
+        self._iterations = range(start_iter + 1, max_iter + 1)
+        share = ims_per_batch // world_size
+        self._slots = range(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return len(self._iterations)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for iteration in self._iterations:
+            batch = self._sampler.batch(iteration)
+            yield [SampleKey(batch[slot], iteration, slot) for slot in self._slots]
+
+
+class TestBatchSampler:
+    """Every image once, in order; of the batches, rank r of W takes number r, r + W, ...
+
+    The batches, and so the padding of each image, are the same for any number of processes.
+
+    Args:
+        num_images: of the dataset.
+        ims_per_batch: images of a batch; the last may have fewer.
+
+    Raises:
+        InputError: `ims_per_batch` is less than 1.
+    """
+
+    __test__ = False  # pytest takes it for a test otherwise
+
+    def __init__(self, num_images: int, ims_per_batch: int, rank: int = 0, world_size: int = 1) -> None:
+        if ims_per_batch < 1:
+            raise InputError(f"TEST.IMS_PER_BATCH is {ims_per_batch}: write at least 1.")
+        self._num_images = num_images
+        self._ims_per_batch = ims_per_batch
+        self._starts = range(rank * ims_per_batch, num_images, world_size * ims_per_batch)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for start in self._starts:
+            stop = min(start + self._ims_per_batch, self._num_images)
+            yield [SampleKey(index, 0, index - start) for index in range(start, stop)]

@@ -1,0 +1,305 @@
+"""make_data_loader from files to batches: the same for any workers and processes, and its errors."""
+
+import logging
+import os
+from itertools import chain
+
+import pytest
+import torch
+from coco_trees import annotation, tree_of
+from PIL import Image
+
+from fcos_core.data import make_data_loader
+from fcos_core.data.build import aspect_groups
+from fcos_core.data.coco import COCODataset
+from fcos_core.data.loader import ReadBatch
+from fcos_core.structures.image_list import ImageList
+from fcos_core.utils import comm
+from fcos_core.utils.errors import InputError
+
+# Landscape, portrait and square.
+SIZES = [(48, 36), (36, 48), (50, 30), (40, 40), (30, 50), (64, 36), (44, 40), (40, 44), (60, 40), (36, 40)]
+GENERAL = ["SOLVER.MAX_ITER", 8, "INPUT.MIN_SIZE_RANGE_TRAIN", (30, 50)]
+
+
+def split(cfg, monkeypatch, rank: int, world_size: int, **options):
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
+    return make_data_loader(cfg, is_distributed=True, **options)
+
+
+def unpadded(loader) -> list[list[tuple]]:
+    """Per batch, (image, boxes, labels, index) of each sample without its padding."""
+    return [
+        [
+            (images.tensors[slot, :, :height, :width], target.bbox, target.get_field("labels"), index)
+            for slot, ((height, width), target, index) in enumerate(
+                zip(images.image_sizes, targets, indices, strict=True)
+            )
+        ]
+        for images, targets, indices in loader
+    ]
+
+
+def assert_same(first, second):
+    assert [[s[3] for s in batch] for batch in first] == [[s[3] for s in batch] for batch in second]
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_any_number_of_workers_gives_the_same_training_batches(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES, boxes_each=2)}, *GENERAL)
+    expected = unpadded(make_data_loader(cfg))
+    assert len(expected) == 8 and all(len(batch) == 4 for batch in expected)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert_same(unpadded(make_data_loader(cfg)), expected)
+
+
+def test_any_number_of_processes_gives_the_same_training_batches(make_cfg, monkeypatch):
+    cfg = make_cfg({"a": tree_of(SIZES)}, *GENERAL)
+    expected = unpadded(make_data_loader(cfg))
+    parts = [unpadded(split(cfg, monkeypatch, rank, 2)) for rank in range(2)]
+    assert_same([list(chain.from_iterable(shares)) for shares in zip(*parts, strict=True)], expected)
+
+
+def test_resuming_gives_the_batches_that_were_to_come(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES)}, *GENERAL)
+    expected = unpadded(make_data_loader(cfg))
+    resumed = make_data_loader(cfg, start_iter=5)
+    assert len(resumed) == 3
+    assert_same(unpadded(resumed), expected[5:])
+
+
+def test_the_global_generators_are_neither_used_nor_heeded(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES)}, *GENERAL)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = unpadded(make_data_loader(cfg))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert_same(unpadded(make_data_loader(cfg)), first)
+
+
+def test_seeds_differ(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES)}, *GENERAL)
+    orders = []
+    for cfg.SEED in (0, 1):
+        orders.append([batch[2] for batch in make_data_loader(cfg)])
+    assert orders[0] != orders[1]
+
+
+def test_training_draws_both_flips_and_several_scales(make_cfg):
+    cfg = make_cfg({"a": tree_of([(48, 36)])}, "SOLVER.MAX_ITER", 20, "SOLVER.IMS_PER_BATCH", 1)
+    boxes = [target.bbox[0] for _, (target,), _ in make_data_loader(cfg)]
+    # MIN_SIZE_TRAIN is (32, 40) and the one box, 1 px off the left, is 37 px off the right.
+    assert len({round(float(box[3] - box[1])) for box in boxes}) == 2
+    assert {bool(box[0] > 20) for box in boxes} == {False, True}
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_aspect_ratio_grouping(make_cfg, grouping):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "DATALOADER.ASPECT_RATIO_GROUPING", grouping, "SOLVER.MAX_ITER", 30)
+    mixed = [
+        len({SIZES[index][0] < SIZES[index][1] for index in indices}) == 2 for _, _, indices in make_data_loader(cfg)
+    ]
+    assert any(mixed) != grouping
+
+
+def test_a_square_image_goes_with_landscape_ones(make_files):
+    dataset = COCODataset(*make_files(tree_of([(40, 30), (40, 40), (30, 40)])))
+    assert aspect_groups(dataset) == [0, 0, 1]
+
+
+def test_several_training_sets_are_one(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES[:2]), "b": tree_of(SIZES[2:5])}, "SOLVER.MAX_ITER", 5)
+    loader = make_data_loader(cfg)
+    assert len(loader.dataset) == 5
+    assert {index for _, _, indices in loader for index in indices} == set(range(5))
+    assert loader.dataset.image_id(2) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_testing_takes_every_image_once_unflipped(make_cfg, workers):
+    tree = tree_of(SIZES)
+    tree["annotations"] = tree["annotations"][:3]
+    cfg = make_cfg({"a": tree, "b": tree_of(SIZES[:3])}, "TEST.IMS_PER_BATCH", 4)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.INPUT.FLIP_PROB_TRAIN = 1.0
+    first, second = make_data_loader(cfg, is_train=False)
+    batches = list(first)
+    assert len(first) == len(batches) == 3
+    assert [batch[2] for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    # The shorter side is 32; 48 * 32 / 36 = 42.67, truncated; x 1 becomes 42 / 48.
+    assert batches[0][0].image_sizes[0] == (32, 42)
+    assert batches[0][1][0].bbox[0, 0].item() == pytest.approx(42 / 48)
+    assert [batch[2] for batch in second] == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_same_test_batches(make_cfg, monkeypatch, world_size):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "TEST.IMS_PER_BATCH", 3)
+    expected = [(images.tensors, indices) for images, _, indices in make_data_loader(cfg, is_train=False)[0]]
+    for rank in range(world_size):
+        (loader,) = split(cfg, monkeypatch, rank, world_size, is_train=False)
+        part = [(images.tensors, indices) for images, _, indices in loader]
+        torch.testing.assert_close(part, expected[rank::world_size], rtol=0, atol=0)
+
+
+def break_image(cfg, name: str, *numbers: int) -> None:
+    """Cut image files short."""
+    for number in numbers:
+        path = os.path.join(cfg.DATASETS.CATALOG[name].img_dir, f"{number}.png")
+        with open(path, "rb") as file:
+            data = file.read()
+        with open(path, "wb") as file:
+            file.write(data[: len(data) // 3])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("is_train", [True, False])
+def test_an_unreadable_image_ends_the_run_with_a_plain_sentence(make_cfg, workers, is_train):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", workers)
+    break_image(cfg, "a", 3)
+    loader = make_data_loader(cfg, is_train=is_train)
+    with pytest.raises(InputError) as caught:
+        list(loader if is_train else loader[0])
+    assert str(caught.value).startswith("The image '") and "3.png" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_of_another_size_ends_the_run_even_where_unreadable_ones_are_skipped(make_cfg, workers):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", workers, "DATALOADER.SKIP_UNREADABLE", True)
+    Image.new("RGB", (5, 5)).save(os.path.join(cfg.DATASETS.CATALOG.a.img_dir, "1.png"))
+    with pytest.raises(InputError, match=r"^The image .*1\.png' is 5x5 .* says 48x36"):
+        list(make_data_loader(cfg, is_train=False)[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_testing_leaves_out_unreadable_images_and_counts_them(make_cfg, workers, caplog):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "DATALOADER.SKIP_UNREADABLE", True, "TEST.IMS_PER_BATCH", 2)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    break_image(cfg, "a", 1, 5, 6)
+    os.remove(os.path.join(cfg.DATASETS.CATALOG.a.img_dir, "9.png"))
+    (loader,) = make_data_loader(cfg, is_train=False)
+    with caplog.at_level(logging.WARNING):
+        # Ids are 1-based, indices 0-based; both images of the third batch are gone, and it with them.
+        assert [indices for _, _, indices in loader] == [[1], [2, 3], [6, 7], [9]]
+    assert loader.num_unreadable == 4
+    messages = [record.getMessage() for record in caplog.records if "unreadable" in record.getMessage()]
+    assert [("1.png" in messages[0]), ("9.png" in messages[3])] == [True, True]
+    assert messages[-1].endswith("4 so far.") and len(messages) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_puts_the_next_readable_image_in_place(make_cfg, workers, caplog):
+    settings = ["DATALOADER.ASPECT_RATIO_GROUPING", False, "SOLVER.MAX_ITER", 6]
+    cfg = make_cfg({"a": tree_of(SIZES)}, *settings)
+    planned = [indices for _, _, indices in make_data_loader(cfg)]
+    cfg.merge_from_list(["DATALOADER.SKIP_UNREADABLE", True, "DATALOADER.NUM_WORKERS", workers])
+    break_image(cfg, "a", 4, 5, 10)
+    loader = make_data_loader(cfg)
+    with caplog.at_level(logging.WARNING):
+        actual = [indices for _, _, indices in loader]
+    # Indices 3 and 4 (ids 4 and 5) give way to 5, the last one to the first.
+    stand_in = {3: 5, 4: 5, 9: 0}
+    assert actual == [[stand_in.get(index, index) for index in batch] for batch in planned]
+    tries = {3: 2, 4: 1, 9: 1}
+    assert loader.num_unreadable == sum(tries.get(index, 0) for batch in planned for index in batch) > 0
+    assert len([r for r in caplog.records if "Skipped" in r.getMessage()]) == loader.num_unreadable
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_readable_at_all(make_cfg, is_train, workers):
+    cfg = make_cfg({"a": tree_of(SIZES[:3])}, "DATALOADER.SKIP_UNREADABLE", True)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    break_image(cfg, "a", 1, 2, 3)
+    loader = make_data_loader(cfg, is_train=is_train)
+    with pytest.raises(InputError, match=r"^None of the 3 images .*1\.png"):
+        list(loader if is_train else loader[0])
+
+
+def test_one_process_may_have_nothing_readable_where_another_has(make_cfg, monkeypatch):
+    cfg = make_cfg({"a": tree_of(SIZES[:2])}, "DATALOADER.SKIP_UNREADABLE", True, "TEST.IMS_PER_BATCH", 1)
+    break_image(cfg, "a", 2)
+    shares = []
+    for rank in range(3):
+        (loader,) = split(cfg, monkeypatch, rank, 3, is_train=False)
+        shares.append([indices for _, _, indices in loader])
+    assert shares == [[[0]], [], []]
+
+
+def test_missing_files_end_the_run_at_the_start_unless_skipped(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES)})
+    os.remove(os.path.join(cfg.DATASETS.CATALOG.a.img_dir, "7.png"))
+    with pytest.raises(InputError, match=r"1 of 10 images .* image 7, .*7\.png"):
+        make_data_loader(cfg)
+
+
+def test_empty_images_are_trained_on_where_kept(make_cfg):
+    tree = tree_of(SIZES[:4])
+    tree["annotations"] = [annotation(1, 1, [1, 2, 10, 12])]
+    cfg = make_cfg({"a": tree})
+    assert len(make_data_loader(cfg).dataset) == 1
+    cfg.DATALOADER.KEEP_EMPTY_IMAGES = True
+    loader = make_data_loader(cfg)
+    assert len(loader.dataset) == 4
+    assert {len(target) for _, targets, _ in loader for target in targets} == {0, 1}
+
+
+def test_no_training_set(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "DATASETS.TRAIN", ())
+    with pytest.raises(InputError, match=r"DATASETS\.TRAIN is empty"):
+        make_data_loader(cfg)
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_the_number_of_classes_is_compared(make_cfg, is_train):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "MODEL.FCOS.NUM_CLASSES", 81)
+    with pytest.raises(InputError, match=r"NUM_CLASSES is 81 but dataset a has 1 categories: write 2"):
+        make_data_loader(cfg, is_train=is_train)
+
+
+def test_a_batch_that_processes_cannot_share(make_cfg, monkeypatch):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "SOLVER.IMS_PER_BATCH", 5)
+    with pytest.raises(InputError, match=r"SOLVER\.IMS_PER_BATCH is 5, which 2 processes"):
+        split(cfg, monkeypatch, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SEED", -1),
+        ("INPUT.MIN_SIZE_TRAIN", ()),
+        ("INPUT.MIN_SIZE_TRAIN", (0,)),
+        ("INPUT.MIN_SIZE_TRAIN", ("x",)),
+        ("INPUT.MIN_SIZE_RANGE_TRAIN", (50, 30)),
+        ("INPUT.MIN_SIZE_RANGE_TRAIN", (0, 30)),
+        ("INPUT.MIN_SIZE_RANGE_TRAIN", (30,)),
+        ("INPUT.MIN_SIZE_TEST", 0),
+        ("INPUT.FLIP_PROB_TRAIN", 1.5),
+        ("INPUT.PIXEL_MEAN", [1.0]),
+        ("INPUT.PIXEL_STD", [1.0, 0.0, 1.0]),
+        ("DATALOADER.NUM_WORKERS", -1),
+        ("DATALOADER.SIZE_DIVISIBILITY", 16),
+    ],
+)
+def test_keys_of_no_use_are_named(make_cfg, key, value):
+    cfg = make_cfg({"a": tree_of(SIZES)}, key, value)
+    with pytest.raises(InputError, match=rf"^{key} is "):
+        make_data_loader(cfg)
+
+
+def test_max_size_of_no_use_is_named(make_cfg):
+    cfg = make_cfg({"a": tree_of(SIZES)}, "INPUT.MAX_SIZE_TEST", 0)
+    with pytest.raises(InputError, match=r"MAX_SIZE_TEST is 0"):
+        make_data_loader(cfg, is_train=False)
+
+
+def test_a_batch_pins_its_images(make_cfg, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    images = ImageList(torch.zeros(1, 3, 32, 32), [(20, 30)])
+    batch = ReadBatch((images, [], [5]), (), None).pin_memory().batch
+    assert pinned == [images.tensors] and batch[0].image_sizes == [(20, 30)] and batch[2] == [5]
+    assert ReadBatch(None, ("x",), None).pin_memory() == ReadBatch(None, ("x",), None)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcos_core.structures.bounding_box import FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, BoxList
+
+SIZE = (100, 60)
+
+
+def boxes(min_size=0):
+    coordinate = st.floats(0, 40, width=32)
+    box = st.tuples(coordinate, coordinate, coordinate, coordinate).map(
+        lambda c: [c[0], c[1], c[0] + c[2] + 1, c[1] + c[3] + 1]
+    )
+    return st.lists(box, min_size=min_size, max_size=8).map(lambda rows: torch.tensor(rows).reshape(-1, 4).double())
+
+
+@given(boxes())
+def test_converting_there_and_back_changes_nothing(bbox):
+    there = BoxList(bbox, SIZE).convert("xywh")
+    torch.testing.assert_close(there.convert("xyxy").bbox, bbox)
+
+
+def test_pixels_are_inclusive():
+    # Pixels 10..19 by 20..39: 10 wide, 20 high.
+    box = BoxList([[10, 20, 19, 39]], SIZE)
+    assert box.convert("xywh").bbox.tolist() == [[10, 20, 10, 20]]
+    assert box.area().tolist() == [200]
+    assert BoxList([[10, 20, 10, 20]], SIZE, "xywh").convert("xyxy").bbox.tolist() == [[10, 20, 19, 39]]
+
+
+@given(boxes(), st.sampled_from([FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM]), st.sampled_from(["xyxy", "xywh"]))
+def test_flipping_twice_changes_nothing(bbox, method, mode):
+    start = BoxList(bbox, SIZE).convert(mode)
+    torch.testing.assert_close(start.transpose(method).transpose(method).bbox, start.bbox)
+
+
+def test_flip_mirrors_pixels():
+    # The leftmost pixel column (0) becomes the rightmost (99), the topmost row (0) the lowest (59).
+    box = BoxList([[0, 0, 9, 4]], SIZE)
+    assert box.transpose(FLIP_LEFT_RIGHT).bbox.tolist() == [[90, 0, 99, 4]]
+    assert box.transpose(FLIP_TOP_BOTTOM).bbox.tolist() == [[0, 55, 9, 59]]
+
+
+def test_resize_multiplies_each_axis():
+    box = BoxList([[10, 20, 30, 40]], SIZE).resize((200, 30))
+    assert box.bbox.tolist() == [[20, 10, 60, 20]]
+    assert box.size == (200, 30)
+
+
+def test_clip_drops_what_lies_outside():
+    box = BoxList([[-5, -5, 500, 500], [100, 10, 120, 20], [5, 5, 5, 30]], SIZE)
+    box.add_field("labels", torch.tensor([1, 2, 3]))
+    clipped = box.clip_to_image()
+    assert clipped.bbox.tolist() == [[0, 0, 99, 59]]
+    assert clipped.get_field("labels").tolist() == [1]
+    assert len(box.clip_to_image(remove_empty=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given_boxes", "dtype"),
+    [
+        ([[1, 2, 3, 4]], torch.float32),
+        (torch.tensor([[1, 2, 3, 4]]), torch.float32),
+        (torch.tensor([[1, 2, 3, 4]], dtype=torch.float64), torch.float64),
+        (torch.tensor([[1, 2, 3, 4]], dtype=torch.bfloat16), torch.bfloat16),
+        ([], torch.float32),
+    ],
+)
+def test_floating_dtype_is_kept(given_boxes, dtype):
+    assert BoxList(given_boxes, SIZE).bbox.dtype == dtype
+
+
+def test_fields_follow_selection_and_moves():
+    box = BoxList([[0, 0, 5, 5], [1, 1, 7, 7]], SIZE)
+    box.add_field("scores", torch.tensor([0.5, 0.25]))
+    box.add_field("labels", torch.tensor([3, 4]))
+    chosen = box[torch.tensor([False, True])].to(torch.float64)
+    assert chosen.get_field("scores").dtype == torch.float64
+    assert chosen.get_field("labels").dtype == torch.int64
+    assert chosen.get_field("labels").tolist() == [4]
+    assert chosen.fields() == ["scores", "labels"]
+    assert not box.copy_with_fields(["labels"]).has_field("scores")
+    assert box.resize((50, 30)).get_field("labels").tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(("bbox", "mode"), [([[1, 2, 3]], "xyxy"), ([1, 2, 3, 4], "xyxy"), ([[1, 2, 3, 4]], "cxcywh")])
+def test_other_shapes_and_modes_are_refused(bbox, mode):
+    with pytest.raises(ValueError, match=r"shape \(N, 4\)|mode must be"):
+        BoxList(bbox, SIZE, mode)

@@ -1,0 +1,63 @@
+import pickle
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from fcos_core.utils import comm
+
+PROCESSES = 2
+
+
+def test_single_process():
+    assert (comm.get_rank(), comm.get_world_size(), comm.is_main_process()) == (0, 1, True)
+    comm.synchronize()
+    value = torch.tensor(3.0, requires_grad=True)
+    reduced = comm.reduce_dict({"loss": value})
+    assert reduced["loss"].item() == 3 and not reduced["loss"].requires_grad
+    total = comm.all_reduce_sum(value)
+    assert total.item() == 3 and not total.requires_grad
+    total += 1
+    assert value.item() == 3
+    assert comm.gather_objects({"a": 1}) == [{"a": 1}]
+
+
+def work(rank, folder):
+    results = []
+    # The second round initializes anew: a group kept from the first one must not be used.
+    for round_ in range(2):
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store{round_}", rank=rank, world_size=PROCESSES)
+        # Different orders of names in the processes must not mix up the values.
+        losses = {"a": torch.tensor(1.0 + rank), "b": torch.tensor(10.0 * rank, requires_grad=True)}
+        if rank:
+            losses = dict(reversed(losses.items()))
+        reduced = {name: value.item() for name, value in comm.reduce_dict(losses).items()}
+        own = torch.tensor([1, rank])
+        total = comm.all_reduce_sum(own)
+        comm.synchronize()
+        results.append(
+            {
+                "who": (comm.get_rank(), comm.get_world_size(), comm.is_main_process()),
+                "reduced": reduced,
+                "total": total.tolist(),
+                "own": own.tolist(),
+                "gathered": [comm.gather_objects({"rank": rank, "n": n}) for n in range(2)],
+                "groups": comm._cpu_group.cache_info().misses,
+            }
+        )
+        dist.destroy_process_group()
+    with open(f"{folder}/{rank}.pkl", "wb") as file:
+        pickle.dump(results, file)
+
+
+def test_two_processes(tmp_path):
+    mp.spawn(work, args=(str(tmp_path),), nprocs=PROCESSES)
+    rounds = zip(*(pickle.loads((tmp_path / f"{rank}.pkl").read_bytes()) for rank in range(PROCESSES)), strict=True)
+    for number, (main, other) in enumerate(rounds, start=1):
+        assert main["who"] == (0, 2, True) and other["who"] == (1, 2, False)
+        assert main["reduced"] == {"a": 1.5, "b": 5.0}
+        assert main["total"] == other["total"] == [2, 1]
+        assert main["own"] == [1, 0] and other["own"] == [1, 1]
+        assert main["gathered"] == [[{"rank": 0, "n": n}, {"rank": 1, "n": n}] for n in range(2)]
+        assert other["gathered"] == [None, None]
+        assert main["groups"] == number

@@ -1,0 +1,113 @@
+"""Draw a small COCO-format dataset of shapes: python tools/make_shapes_dataset.py FOLDER
+
+FOLDER gets train/ and val/ with PNG images and instances_train.json and instances_val.json. The classes are
+circle, square and triangle, of random size, colour and place, partly overlapping; some images are empty, and
+some have a crowd: a cluster of dots in one box that counts for no one.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+CLASSES = ("circle", "square", "triangle")
+EMPTY_SHARE, CROWD_SHARE = 0.06, 0.1
+LEAST_VISIBLE = 0.6
+
+
+def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
+    """One RGB image and its annotations without ids: category_id, bbox (x, y, width, height), area, iscrowd."""
+    width, height = (int(side) for side in rng.integers(112, 193, 2))
+    noise = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    image = noise.resize((width, height)).filter(ImageFilter.GaussianBlur(6))
+    if rng.random() < EMPTY_SHARE:
+        return image, []
+    annotations = []
+    # Pixels covered so far: a shape that would hide too much of another is left out.
+    masks: list[np.ndarray] = []
+    for _ in range(int(rng.integers(1, 6))):
+        category = int(rng.integers(len(CLASSES)))
+        mask = shape_mask(rng, CLASSES[category], (width, height))
+        covered = [(earlier & mask).sum() / earlier.sum() for earlier in masks]
+        if mask.sum() == 0 or max(covered, default=0) > 1 - LEAST_VISIBLE:
+            continue
+        masks.append(mask)
+        paint(rng, image, mask)
+        annotations.append(annotation(mask, category + 1))
+    if rng.random() < CROWD_SHARE:
+        mask = crowd_mask(rng, (width, height))
+        if not any((earlier & mask).any() for earlier in masks):
+            paint(rng, image, mask)
+            annotations.append({**annotation(mask, 1), "iscrowd": 1})
+    return image, annotations
+
+
+def shape_mask(rng: np.random.Generator, name: str, size: tuple[int, int]) -> np.ndarray:
+    """Boolean (height, width) of one shape that lies within the image."""
+    side = int(rng.uniform(18, 72))
+    x, y = (int(rng.integers(0, extent - side)) for extent in size)
+    canvas = Image.new("1", size)
+    draw = ImageDraw.Draw(canvas)
+    box = (x, y, x + side - 1, y + side - 1)
+    if name == "circle":
+        draw.ellipse(box, fill=1)
+    elif name == "square":
+        draw.rectangle(box, fill=1)
+    else:
+        draw.polygon([(box[0], box[3]), (box[2], box[3]), (x + side // 2, y)], fill=1)
+    return np.array(canvas)
+
+
+def crowd_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Boolean (height, width) of a cluster of dots."""
+    canvas = Image.new("1", size)
+    draw = ImageDraw.Draw(canvas)
+    centre = rng.integers(30, np.array(size) - 30)
+    for x, y in rng.normal(centre, 9, (12, 2)):
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=1)
+    return np.array(canvas)
+
+
+def paint(rng: np.random.Generator, image: Image.Image, mask: np.ndarray) -> None:
+    colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+    image.paste(colour, mask=Image.fromarray(mask))
+
+
+def annotation(mask: np.ndarray, category_id: int) -> dict:
+    ys, xs = np.nonzero(mask)
+    x, y = int(xs.min()), int(ys.min())
+    box = [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1]
+    return {"category_id": category_id, "bbox": box, "area": int(mask.sum()), "iscrowd": 0}
+
+
+def write_split(folder: Path, split: str, count: int, seed: int) -> None:
+    """Write `count` images to FOLDER/SPLIT and their annotations to FOLDER/instances_SPLIT.json."""
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for image_id in range(1, count + 1):
+        image, found = draw_image(np.random.default_rng((seed, image_id)))
+        name = f"{image_id:05d}.png"
+        image.save(folder / split / name)
+        images.append({"id": image_id, "file_name": name, "width": image.width, "height": image.height})
+        annotations += [{"id": len(annotations) + i, "image_id": image_id, **a} for i, a in enumerate(found, 1)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    dataset = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"instances_{split}.json").write_text(json.dumps(dataset), encoding="utf-8")
+    print(f"{folder / split}: {count} images, {len(annotations)} boxes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", type=int, default=800, help="training images")
+    parser.add_argument("--val", type=int, default=120, help="held-out images")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    write_split(arguments.folder, "train", arguments.train, 2 * arguments.seed)
+    write_split(arguments.folder, "val", arguments.val, 2 * arguments.seed + 1)
+
+
+if __name__ == "__main__":
+    main()
