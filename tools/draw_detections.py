@@ -1,4 +1,4 @@
-"""Draw the detections of a tested dataset: python tools/draw_detections.py --config-file FILE [--count N] [KEY VALUE ...]
+"""Draw detections of tested datasets: python tools/draw_detections.py --config-file FILE [--count N] [KEY VALUE ...]
 
 Reads OUTPUT_DIR/inference/DATASET/bbox.json, which tools/test_net.py wrote, and writes a PNG an image to
 OUTPUT_DIR/pictures/DATASET, and OUTPUT_DIR/pictures/losses.png where training left metrics.jsonl.
@@ -12,7 +12,7 @@ import torch
 
 from fcos_core.config import Config
 from fcos_core.data.build import build_dataset
-from fcos_core.engine.launch import config_parser, make_config, run_program
+from fcos_core.engine.launch import config_parser, make_config, parse_arguments, run_program
 from fcos_core.evaluation.draw import draw_detections
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.errors import InputError
@@ -33,7 +33,7 @@ def main() -> None:
     parser = config_parser(__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=12, help="images to draw of each dataset")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score drawn")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(parser)
     config = make_config(arguments)
     output = Path(config.OUTPUT_DIR)
     for name in config.DATASETS.TEST:

@@ -1,52 +1,57 @@
 """Draw a small COCO-format dataset of shapes: python tools/make_shapes_dataset.py FOLDER
 
 FOLDER gets train/ and val/ with PNG images and instances_train.json and instances_val.json. The classes are
-circle, square and triangle, of random size, colour and place, partly overlapping; some images are empty, and
-some have a crowd: a cluster of dots in one box that counts for no one.
+circle, square and triangle, of random size, shade and place, partly overlapping; circles tend to red, squares
+to green, triangles to blue. Some images are empty, and some have a crowd: a cluster of dots in one box that
+counts neither for nor against a detector.
 """
 
 import argparse
+import colorsys
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 CLASSES = ("circle", "square", "triangle")
 EMPTY_SHARE, CROWD_SHARE = 0.06, 0.1
 LEAST_VISIBLE = 0.6
+# Degrees of the colour circle that a class strays to either side of its own hue.
+HUE_SPREAD = 45
 
 
 def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
     """One RGB image and its annotations without ids: category_id, bbox (x, y, width, height), area, iscrowd."""
-    width, height = (int(side) for side in rng.integers(112, 193, 2))
-    noise = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
-    image = noise.resize((width, height)).filter(ImageFilter.GaussianBlur(6))
+    width, height = (128, 96) if rng.random() < 0.5 else (96, 128)
+    noise = rng.uniform(70, 185) + rng.normal(0, 30, (height // 6, width // 6, 3))
+    noise = noise.clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(noise).resize((width, height))
     if rng.random() < EMPTY_SHARE:
         return image, []
     annotations = []
     # Pixels covered so far: a shape that would hide too much of another is left out.
     masks: list[np.ndarray] = []
-    for _ in range(int(rng.integers(1, 6))):
+    for _ in range(int(rng.integers(1, 5))):
         category = int(rng.integers(len(CLASSES)))
         mask = shape_mask(rng, CLASSES[category], (width, height))
         covered = [(earlier & mask).sum() / earlier.sum() for earlier in masks]
         if mask.sum() == 0 or max(covered, default=0) > 1 - LEAST_VISIBLE:
             continue
         masks.append(mask)
-        paint(rng, image, mask)
+        paint(rng, image, mask, category)
         annotations.append(annotation(mask, category + 1))
     if rng.random() < CROWD_SHARE:
         mask = crowd_mask(rng, (width, height))
         if not any((earlier & mask).any() for earlier in masks):
-            paint(rng, image, mask)
+            paint(rng, image, mask, category=0)
             annotations.append({**annotation(mask, 1), "iscrowd": 1})
     return image, annotations
 
 
 def shape_mask(rng: np.random.Generator, name: str, size: tuple[int, int]) -> np.ndarray:
     """Boolean (height, width) of one shape that lies within the image."""
-    side = int(rng.uniform(18, 72))
+    side = int(rng.uniform(20, 60))
     x, y = (int(rng.integers(0, extent - side)) for extent in size)
     canvas = Image.new("1", size)
     draw = ImageDraw.Draw(canvas)
@@ -70,9 +75,11 @@ def crowd_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return np.array(canvas)
 
 
-def paint(rng: np.random.Generator, image: Image.Image, mask: np.ndarray) -> None:
-    colour = tuple(int(value) for value in rng.integers(0, 256, 3))
-    image.paste(colour, mask=Image.fromarray(mask))
+def paint(rng: np.random.Generator, image: Image.Image, mask: np.ndarray, category: int) -> None:
+    """Fill the mask with a colour about the hue of the class."""
+    hue = (category / len(CLASSES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD) / 360) % 1
+    colour = colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 1), rng.uniform(0.5, 1))
+    image.paste(tuple(round(255 * value) for value in colour), mask=Image.fromarray(mask))
 
 
 def annotation(mask: np.ndarray, category_id: int) -> dict:

@@ -1,11 +1,11 @@
 """Test a detector: python tools/test_net.py --config-file configs/fcos/NAME.yaml MODEL.WEIGHT FILE [KEY VALUE ...]"""
 
 from fcos_core.engine import run
-from fcos_core.engine.launch import config_parser, init_processes, make_config, run_program
+from fcos_core.engine.launch import config_parser, init_processes, make_config, parse_arguments, run_program
 
 
 def main() -> None:
-    arguments = config_parser(__doc__).parse_args()
+    arguments = parse_arguments(config_parser(__doc__))
     config = make_config(arguments)
     init_processes(config, arguments.local_rank)
     run.setup_run(config)

@@ -1,13 +1,13 @@
 """Train a detector: python tools/train_net.py --config-file configs/fcos/NAME.yaml [KEY VALUE ...]"""
 
 from fcos_core.engine import run
-from fcos_core.engine.launch import config_parser, init_processes, make_config, run_program
+from fcos_core.engine.launch import config_parser, init_processes, make_config, parse_arguments, run_program
 
 
 def main() -> None:
     parser = config_parser(__doc__)
     parser.add_argument("--skip-test", action="store_true", help="do not test the final model")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(parser)
     config = make_config(arguments)
     init_processes(config, arguments.local_rank)
     run.setup_run(config)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from fcos_core.data.loader import BatchLoader
 from fcos_core.evaluation import check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils import comm
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def inference(
     model: nn.Module,
-    data_loader: DataLoader,
+    data_loader: BatchLoader,
     dataset_name: str,
     iou_types: Iterable[str] = ("bbox",),
     box_only: bool = False,
@@ -33,7 +33,7 @@ def inference(
 
     Args:
         model: images to a list of BoxList.
-        data_loader: gives (ImageList, targets, dataset indices); `.dataset` is a `COCODataset`.
+        data_loader: gives (ImageList, targets, dataset indices); one of `make_data_loader`'s.
         dataset_name: for the log.
         iou_types, box_only: accepted from published scripts; boxes are all there is.
         device: where the model is.
@@ -68,7 +68,7 @@ def inference(
 
 
 @torch.no_grad()
-def compute_predictions(model: nn.Module, data_loader: DataLoader, device: torch.device | str) -> dict[int, BoxList]:
+def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torch.device | str) -> dict[int, BoxList]:
     """Detections, on the CPU, of this process's share of the dataset, by dataset index."""
     model.eval()
     predictions = {}

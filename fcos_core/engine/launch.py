@@ -17,10 +17,13 @@ def config_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config-file", default="", metavar="FILE", help="a YAML of configs/")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, such as MODEL.DEVICE cpu"
-    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as MODEL.DEVICE cpu")
     return parser
+
+
+def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; overrides may stand before, between and after the options."""
+    return parser.parse_intermixed_args()
 
 
 def make_config(arguments: argparse.Namespace) -> Config:

@@ -18,6 +18,8 @@ from fcos_core.utils.checkpoint import DetectronCheckpointer
 from fcos_core.utils.collect_env import collect_env_info
 from fcos_core.utils.errors import InputError
 from fcos_core.utils.logger import setup_logger
+from fcos_core.utils.matching import load_matching
+from fcos_core.utils.weights import load_state_dict_file
 
 if TYPE_CHECKING:
     from fcos_core.config import Config
@@ -114,7 +116,13 @@ def _load_model(cfg: "Config") -> nn.Module:
     if not cfg.MODEL.WEIGHT:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
-    DetectronCheckpointer(cfg, model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHT)
+    matching = load_matching(model, load_state_dict_file(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
+    untrained = [*matching.missing, *(key for key, _, _ in matching.mismatched)]
+    if untrained:
+        raise InputError(
+            f"'{cfg.MODEL.WEIGHT}' is not of this whole detector: {len(untrained)} parameters would be random, such "
+            f"as {untrained[0]}. Name a trained detector's file, with the config (NUM_CLASSES too) it was trained with."
+        )
     return model
 
 

@@ -42,7 +42,7 @@ def test_greyscale_has_three_equal_channels(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bit_greyscale_keeps_the_upper_eight(tmp_path, suffix):
     grey = pixels()[:, :, 0]
-    Image.fromarray(grey.astype(np.uint16) * 256 + 200).save(tmp_path / f"i.{suffix}")
+    Image.fromarray(grey.astype(np.uint16) * 256 + pixels()[:, :, 1]).save(tmp_path / f"i.{suffix}")
     np.testing.assert_array_equal(read(tmp_path / f"i.{suffix}"), np.stack([grey] * 3, axis=2))
 
 
@@ -104,6 +104,14 @@ def test_exif_rotation_only_where_it_gives_the_annotated_size(tmp_path, orientat
         np.testing.assert_array_equal(read(path), pixels())
         with pytest.raises(InputError, match=r"is 24x16 .* says 16x24"):
             read(path, SIZE[::-1])
+
+
+def test_a_square_image_is_never_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    square = pixels()[:, : SIZE[1]]
+    Image.fromarray(square).save(tmp_path / "i.png", exif=exif)
+    np.testing.assert_array_equal(read(tmp_path / "i.png", (SIZE[1], SIZE[1])), square)
 
 
 def test_another_size_names_file_and_both_sizes(tmp_path):

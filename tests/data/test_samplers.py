@@ -92,12 +92,24 @@ def test_an_epoch_shows_every_image_before_any_again():
     assert sorted(chain.from_iterable(first_epoch)) == list(range(12))
 
 
-def test_seed_and_iteration_matter():
-    orders = [
-        tuple(chain.from_iterable(batches(TrainSampler([0, 1] * 25, 5, seed), first, first + 4)))
-        for seed, first in ((0, 1), (1, 1), (0, 51), (0, 101))
-    ]
-    assert len(set(orders)) == 4
+def test_every_epoch_and_every_seed_has_its_own_order():
+    # 50 images in batches of 5: an epoch is 10 iterations, a block 50; chance would repeat one in 50! cases.
+    starts = [(seed, first) for seed in (0, 1) for first in (1, 11, 51, 61)]
+    epochs = {
+        tuple(chain.from_iterable(batches(TrainSampler([0] * 50, 5, seed), first, first + 9))) for seed, first in starts
+    }
+    assert len(epochs) == len(starts)
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+
+
+def test_every_block_and_every_seed_has_its_own_turns_of_the_groups():
+    groups = [0] * 25 + [1] * 25
+    turns = {
+        tuple(groups[batch[0]] for batch in batches(TrainSampler(groups, 1, seed), first, first + 49))
+        for seed in (0, 1)
+        for first in (1, 51)
+    }
+    assert len(turns) == 4
 
 
 def test_groups_take_turns_at_random_not_in_a_row():

@@ -39,6 +39,8 @@ def sample(size=(40, 30)) -> tuple[Image.Image, BoxList]:
         ((1500, 500), (1332, 444)),
         # 2.4 * 800 = 1920 > 1333: round(1333 / 2.4 = 555.42) = 555; 555 * 2.4 = 1332.
         ((1200, 500), (1332, 555)),
+        # round(1333 / 2.6 = 512.69) = 513; 513 * 2.6 = 1333.8.
+        ((1300, 500), (1333, 513)),
         ((800, 1000), (800, 1000)),
         ((800, 800), (800, 800)),
         ((100, 100), (800, 800)),
@@ -103,6 +105,15 @@ def test_every_listed_size_is_drawn_and_no_other():
         generator, resize = rng(), Resize(sizes, 1000)
         drawn = {resize(*sample(), generator)[0].size[1] for _ in range(60)}
         assert drawn == set(sizes)
+
+
+@pytest.mark.parametrize(
+    ("size_range", "expected"), [((-1, -1), [640, 800]), ((640, 643), [640, 641, 642, 643]), ((7, 7), [7])]
+)
+def test_a_size_range_is_inclusive_and_takes_the_place_of_the_list(size_range, expected):
+    config = cfg.clone()
+    config.INPUT.MIN_SIZE_TRAIN, config.INPUT.MIN_SIZE_RANGE_TRAIN = (640, 800), size_range
+    assert list(build_transform(config, is_train=True).resize.min_sizes) == expected
 
 
 def test_flip_mirrors_pixels_and_boxes():

@@ -65,10 +65,11 @@ def build_fcos(cfg: "Config", in_channels: int) -> FCOS:
     asked = [f"MODEL.FCOS.{key} {fcos[key]}" for key, wanted in later.items() if wanted]
     if asked:
         raise InputError(f"Options of later FCOS are not built yet: {', '.join(asked)}.")
-    if in_channels % 32:
+    # 32 normalization groups; one channel a group has no deviation where a level is a single cell.
+    if in_channels % 32 or in_channels < 64:
         raise InputError(
-            f"Levels of {in_channels} channels do not divide into the head's 32 normalization groups; set the "
-            "neck's output channels to a multiple of 32."
+            f"Levels of {in_channels} channels do not suit the head's 32 normalization groups: set the neck's "
+            "output channels to a multiple of 32, 64 at least."
         )
     if fcos.NUM_CLASSES < 2:
         raise InputError(f"MODEL.FCOS.NUM_CLASSES counts the background, so it is 2 or more, not {fcos.NUM_CLASSES}.")

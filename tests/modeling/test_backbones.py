@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torch import nn
+
+from fcos_core.config import cfg
+from fcos_core.modeling.backbone import build_backbone
+from fcos_core.modeling.backbone.hrnet import HighResolutionNet
+from fcos_core.modeling.backbone.resnet import ResNet
+from fcos_core.modeling.detector import build_detection_model
+from fcos_core.modeling.registry import BACKBONES, Registry
+from fcos_core.utils.errors import InputError
+
+TINY = {"width": 4, "num_modules": (1, 1, 2, 1), "num_blocks": (1, 1, 1, 1), "stem_channels": 8, "stage1_channels": 4}
+
+
+def config(*opts):
+    node = cfg.clone()
+    node.merge_from_list(["MODEL.BACKBONE.CONV_BODY", "HRNET", "MODEL.HRNET.WIDTH", 4, "MODEL.DEVICE", "cpu"])
+    node.merge_from_list(["MODEL.HRNET.NUM_BLOCKS", (1, 1, 1, 1), "MODEL.HRNET.NUM_MODULES", (1, 1, 1, 1)])
+    node.merge_from_list(["MODEL.HRNET.FPN.OUT_CHANNEL", 64, "MODEL.FCOS.NUM_CONVS", 1, *opts])
+    return node
+
+
+def test_features_have_the_published_strides_and_channels():
+    body = HighResolutionNet(**TINY)
+    features = body(torch.zeros(2, 3, 64, 96))
+    assert [tuple(f.shape) for f in features] == [(2, 4, 16, 24), (2, 8, 8, 12), (2, 16, 4, 6), (2, 32, 2, 3)]
+    assert (body.out_channels, body.strides) == ((4, 8, 16, 32), (4, 8, 16, 32))
+
+
+@pytest.mark.parametrize(
+    ("opts", "strides"),
+    [
+        ([], [8, 16, 32, 64, 128]),
+        (
+            ["MODEL.HRNET.FPN.CONV_STRIDE", 1, "MODEL.FCOS.FPN_STRIDES", [4, 8, 16, 32, 64, 128]],
+            [4, 8, 16, 32, 64, 128],
+        ),
+        (["MODEL.HRNET.NUM_BRANCHES", (1, 2, 3, 3)], [8, 16, 32, 64, 128]),
+    ],
+    ids=["5l", "6l", "three branches"],
+)
+def test_levels_stand_at_their_strides(opts, strides):
+    backbone = build_backbone(config(*opts))
+    levels = backbone(torch.zeros(1, 3, 128, 256))
+    assert [128 // level.shape[-2] for level in levels] == strides == list(backbone.strides)
+    assert [256 // level.shape[-1] for level in levels] == strides
+    assert {level.shape[1] for level in levels} == {backbone.out_channels} == {64}
+
+
+def test_width_may_come_from_the_name():
+    node = cfg.clone()
+    node.merge_from_list(["MODEL.BACKBONE.CONV_BODY", "HRNET-W48"])
+    with torch.device("meta"):
+        assert build_backbone(node).body.out_channels == (48, 96, 192, 384)
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["MODEL.BACKBONE.CONV_BODY", "HRNET-W18"], "WIDTH is 4"),
+        (["MODEL.HRNET.NUM_MODULES", (1, 1, 1)], "four positive integers"),
+        (["MODEL.HRNET.NUM_BLOCKS", (1, 1, 1, 0)], "four positive integers"),
+        (["MODEL.HRNET.NUM_BRANCHES", (1, 3, 4, 4)], "grows by at most one"),
+        (["MODEL.HRNET.FPN.TYPE", "PANet"], "HRFPN is the only neck"),
+    ],
+)
+def test_settings_that_do_not_fit(opts, message):
+    with torch.device("meta"), pytest.raises(InputError, match=message):
+        build_backbone(config(*opts))
+
+
+@pytest.mark.parametrize(
+    ("opts", "trains", "kind"),
+    [
+        ([], False, nn.BatchNorm2d),
+        (["MODEL.HRNET.TRAIN_BN", True], True, nn.BatchNorm2d),
+        (["MODEL.SYNCBN", True], True, nn.SyncBatchNorm),
+    ],
+    ids=["fixed", "trained", "sync"],
+)
+def test_batch_norm_modes(opts, trains, kind):
+    model = build_detection_model(config(*opts)).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(type(norm) is kind and norm.training is trains for norm in norms)
+    assert all(norm.weight.requires_grad for norm in norms)
+    assert not any(norm.training for norm in (model.eval(), norms)[1])
+
+
+def test_frozen_parts_of_a_resnet():
+    frozen = {n.split(".")[0] for n, p in ResNet(50, freeze_at=2).named_parameters() if not p.requires_grad}
+    assert frozen == {"stem", "layer1"}
+    assert all(p.requires_grad for p in ResNet(50, freeze_at=0).parameters())
+
+
+@pytest.mark.parametrize("size", [(32, 512), (512, 32), (32, 32)])
+def test_thin_images_go_through(size):
+    model = build_detection_model(config()).eval()
+    assert len(model([torch.zeros(3, *size)])) == 1
+
+
+def test_any_image_size_is_padded_to_what_the_network_takes():
+    model = build_detection_model(config()).eval()
+    detections = model([torch.zeros(3, 70, 45), torch.zeros(3, 33, 100)])
+    assert [d.size for d in detections] == [(45, 70), (100, 33)]
+
+
+def test_training_needs_targets():
+    with pytest.raises(ValueError, match="needs targets"):
+        build_detection_model(config()).train()(torch.zeros(1, 3, 64, 64))
+
+
+def test_registry_refuses_a_second_builder_of_one_name():
+    registry = Registry("KEY")
+    registry.register("a")(int)
+    with pytest.raises(ValueError, match="twice"):
+        registry.register("a")(float)
+    assert "HRNET-W32" in BACKBONES

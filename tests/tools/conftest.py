@@ -1,0 +1,111 @@
+"""A tiny dataset, a tiny network, and the real commands on them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """A network of a few thousand weights on 64-pixel images, two classes of objects."""
+    return {
+        "MODEL": {
+            "DEVICE": "cpu",
+            "BACKBONE": {"CONV_BODY": "HRNET"},
+            "HRNET": {
+                "WIDTH": 4,
+                "STEM_CHANNELS": 8,
+                "STAGE1_CHANNELS": 4,
+                "NUM_MODULES": [1, 1, 1, 1],
+                "NUM_BLOCKS": [1, 1, 1, 1],
+                "TRAIN_BN": True,
+                "FPN": {"OUT_CHANNEL": 64},
+            },
+            "FCOS": {"NUM_CLASSES": 3, "NUM_CONVS": 1},
+        },
+        "DATASETS": {
+            "TRAIN": ["tiny"],
+            "TEST": ["tiny"],
+            "CATALOG": {"tiny": {"img_dir": "images", "ann_file": "tiny.json"}},
+        },
+        "INPUT": {"MIN_SIZE_TRAIN": [64], "MAX_SIZE_TRAIN": 96, "MIN_SIZE_TEST": 64, "MAX_SIZE_TEST": 96},
+        "DATALOADER": {"NUM_WORKERS": 0},
+        "SOLVER": {"MAX_ITER": 3, "IMS_PER_BATCH": 2, "CHECKPOINT_PERIOD": 2, "BASE_LR": 0.01, "STEPS": [100]},
+        "TEST": {"IMS_PER_BATCH": 2},
+    }
+
+
+class Workspace:
+    """A folder with a dataset and a config, and the commands run on them.
+
+    Attributes:
+        folder: what everything lies in.
+        dataset: the annotation file's content; written by `write`.
+        config: the YAML's content; written by `write`.
+    """
+
+    def __init__(self, folder: Path, config: dict) -> None:
+        self.folder = folder
+        self.config = json.loads(json.dumps(config))
+        self.config["DATASETS"]["DATA_DIR"] = str(folder)
+        self.config["OUTPUT_DIR"] = str(folder / "out")
+        (folder / "images").mkdir()
+        rng = np.random.default_rng(0)
+        images, annotations = [], []
+        for number in range(1, 6):
+            name = f"{number}.png"
+            Image.fromarray(rng.integers(0, 256, (64, 72, 3), dtype=np.uint8)).save(folder / "images" / name)
+            images.append({"id": number, "file_name": name, "width": 72, "height": 64})
+            box = [5 * number, 10, 30, 20]
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": number,
+                    "category_id": 1 + number % 2,
+                    "bbox": box,
+                    "area": 600,
+                    "iscrowd": 0,
+                }
+            )
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        self.dataset = {"images": images, "annotations": annotations, "categories": categories}
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config["OUTPUT_DIR"])
+
+    def write(self) -> None:
+        (self.folder / "tiny.json").write_text(json.dumps(self.dataset))
+        (self.folder / "tiny.yaml").write_text(yaml.safe_dump(self.config))
+
+    def run(self, tool: str, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+        """Run tools/TOOL with this config from the repository, one thread a process."""
+        command = [sys.executable, *launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def workspace(tmp_path, tiny_config) -> Workspace:
+    made = Workspace(tmp_path, tiny_config)
+    made.write()
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny_config) -> Workspace:
+    """A workspace in which train_net.py has run; not to be changed."""
+    made = Workspace(tmp_path_factory.mktemp("trained"), tiny_config)
+    made.write()
+    made.training = made.run("train_net.py")
+    assert made.training.returncode == 0, made.training.stderr
+    return made
