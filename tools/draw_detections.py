@@ -32,7 +32,7 @@ def read_detections(path: Path) -> dict[int, list[dict]]:
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=12, help="images to draw of each dataset")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score drawn")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score drawn")
     arguments = parse_arguments(parser)
     config = make_config(arguments)
     output = Path(config.OUTPUT_DIR)

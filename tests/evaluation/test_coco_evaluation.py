@@ -100,5 +100,7 @@ def test_drawing_marks_boxes_above_the_threshold(tmp_path):
     boxes.add_field("labels", torch.tensor([1, 2]))
     draw_detections(Image.new("RGB", (100, 50)), boxes, ["cat", "dog"], tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
-        assert picture.getpixel((10, 20)) != (0, 0, 0)
-        assert picture.getpixel((60, 20)) == (0, 0, 0)
+        # 50 pixels high and so enlarged seven times, to 350; the left border of each box is looked at.
+        assert picture.size == (700, 350)
+        assert picture.getpixel((70, 180)) == (0xE6, 0x19, 0x4B)
+        assert picture.getpixel((420, 180)) == (0, 0, 0)
