@@ -13,9 +13,9 @@ import torch
 from fcos_core.config import Config
 from fcos_core.data.build import build_dataset
 from fcos_core.engine.launch import config_parser, make_config, parse_arguments, run_program
+from fcos_core.errors import InputError
 from fcos_core.evaluation.draw import draw_detections
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.utils.errors import InputError
 from fcos_core.utils.metrics import plot_losses
 
 

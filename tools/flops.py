@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fcos_core.config import cfg
 from fcos_core.engine.launch import run_program
+from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
-from fcos_core.utils.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fcos"
 # GFLOPs that the authors of HRNet-FCOS report for the models of their table.

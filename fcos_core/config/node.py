@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 # Sections whose keys the user invents, such as dataset names.
 FREE_SECTIONS = ("DATASETS.CATALOG",)

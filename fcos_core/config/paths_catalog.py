@@ -4,7 +4,7 @@ import difflib
 import os
 from collections.abc import Mapping
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 # name: (image folder, annotation file), relative to DATASETS.DATA_DIR.
 COCO_DATASETS = {

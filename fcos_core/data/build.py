@@ -10,8 +10,8 @@ from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import LEAVE_OUT, REPLACE, STOP, BatchLoader, SampleReader
 from fcos_core.data.samplers import TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.data.transforms import ToTensor, Transform
+from fcos_core.errors import InputError
 from fcos_core.utils import comm
-from fcos_core.utils.errors import InputError
 
 
 def make_data_loader(

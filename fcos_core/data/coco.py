@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.image_file import read_image
+from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.utils.errors import InputError
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO

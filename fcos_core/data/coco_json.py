@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList, to_image_list
-from fcos_core.utils.errors import InputError
 
 Batch = tuple[ImageList, list[BoxList], list[int]]
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from PIL import ExifTags, Image, ImageChops
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 # EXIF orientations that swap width and height, and what undoes them.
 _QUARTER_TURNS = {

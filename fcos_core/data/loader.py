@@ -15,9 +15,9 @@ from fcos_core.data.collate import Batch, BatchCollator
 from fcos_core.data.image_file import UnreadableImageError
 from fcos_core.data.samplers import SampleKey, TestBatchSampler, TrainBatchSampler, sample_rng
 from fcos_core.data.transforms import Transform
+from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
-from fcos_core.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 # Second word of every seed, so that the draws for different purposes are independent of each other.
 _SAMPLE, _PERMUTATION, _BLOCK = range(3)

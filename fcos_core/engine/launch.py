@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from fcos_core.config import Config, cfg
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:

@@ -11,12 +11,12 @@ from torch import nn
 from fcos_core.data import make_data_loader
 from fcos_core.engine.inference import inference
 from fcos_core.engine.trainer import do_train
+from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_lr_scheduler, make_optimizer
 from fcos_core.utils import comm
 from fcos_core.utils.checkpoint import DetectronCheckpointer
 from fcos_core.utils.collect_env import collect_env_info
-from fcos_core.utils.errors import InputError
 from fcos_core.utils.logger import setup_logger
 from fcos_core.utils.matching import load_matching
 from fcos_core.utils.weights import load_state_dict_file

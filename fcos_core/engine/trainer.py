@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcos_core.errors import InputError
 from fcos_core.utils import comm
 from fcos_core.utils.checkpoint import DetectronCheckpointer
-from fcos_core.utils.errors import InputError
 from fcos_core.utils.metrics import MetricLogger, append_metrics
 
 LOG_PERIOD = 20

@@ -12,8 +12,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.utils.errors import InputError
 
 if TYPE_CHECKING:
     from fcos_core.data.coco import COCODataset

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fcos_core.errors import InputError
 from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.fcos.fcos import FCOS, build_fcos
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList, to_image_list
-from fcos_core.utils.errors import InputError
 
 if TYPE_CHECKING:
     from fcos_core.config import Config

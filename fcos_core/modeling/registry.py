@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 
 class Registry(dict):

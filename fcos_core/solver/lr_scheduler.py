@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 if TYPE_CHECKING:
     from fcos_core.config import Config

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from fcos_core.errors import InputError
 from fcos_core.utils.comm import is_main_process
-from fcos_core.utils.errors import InputError
 from fcos_core.utils.files import replacing
 from fcos_core.utils.matching import load_matching
 from fcos_core.utils.weights import load_state_dict_file, read_checkpoint, reason_of, state_dict_of

@@ -12,7 +12,7 @@ import urllib.request
 
 import torch
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 from fcos_core.utils.files import replacing
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")

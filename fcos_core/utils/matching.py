@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 _BACKBONE = "backbone."
 _BODY = "backbone.body."

@@ -54,7 +54,8 @@ class MetricLogger:
 
 
 def append_metrics(path: str | Path, **values: Any) -> None:
-    """Add one JSON object as a line to the metrics file."""
+    """Add one JSON object as a line to the metrics file, made with its folder where it is not there."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 import torch
 
 from fcos_core.config.paths_catalog import weights_url
+from fcos_core.errors import InputError
 from fcos_core.utils.caffe2_names import key_of_blob
 from fcos_core.utils.caffe2_pickle import RUNS_CODE, PickledArray, RefusedPickle, read_blobs
 from fcos_core.utils.download import download
-from fcos_core.utils.errors import InputError
 
 
 def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:

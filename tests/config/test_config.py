@@ -5,8 +5,8 @@ import torch
 
 from fcos_core.config import cfg
 from fcos_core.config.paths_catalog import dataset_paths, weights_url
+from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
-from fcos_core.utils.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

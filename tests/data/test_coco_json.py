@@ -8,7 +8,7 @@ import pytest
 from coco_trees import annotation, tree_of
 
 from fcos_core.data.coco_json import read_coco_json
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 SIZES = [(40, 30), (30, 40)]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fcos_core.data.collate import BatchCollator
+from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.utils.errors import InputError
 
 
 @pytest.mark.parametrize(("divisible", "padded"), [(32, (64, 96)), (64, (64, 128))])

@@ -13,9 +13,9 @@ from fcos_core.data import make_data_loader
 from fcos_core.data.build import aspect_groups
 from fcos_core.data.coco import COCODataset
 from fcos_core.data.loader import ReadBatch
+from fcos_core.errors import InputError
 from fcos_core.structures.image_list import ImageList
 from fcos_core.utils import comm
-from fcos_core.utils.errors import InputError
 
 # Landscape, portrait and square.
 SIZES = [(48, 36), (36, 48), (50, 30), (40, 40), (30, 50), (64, 36), (44, 40), (40, 44), (60, 40), (36, 40)]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from fcos_core.data.image_file import UnreadableImageError, read_image
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 SIZE = (24, 16)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcos_core.data.samplers import SampleKey, TestBatchSampler, TrainBatchSampler, TrainSampler, sample_rng
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 
 GROUPS = st.lists(st.integers(0, 1), min_size=1, max_size=15)
 SEEDS = st.integers(0, 2**40)

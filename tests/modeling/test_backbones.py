@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from fcos_core.config import cfg
+from fcos_core.errors import InputError
 from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
 from fcos_core.modeling.backbone.resnet import ResNet
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.modeling.registry import BACKBONES, Registry
-from fcos_core.utils.errors import InputError
 
 TINY = {"width": 4, "num_modules": (1, 1, 2, 1), "num_blocks": (1, 1, 1, 1), "stem_channels": 8, "stage1_channels": 4}
 

@@ -121,6 +121,7 @@ def check_samples(levels, golden, seed, count):
         np.testing.assert_allclose(level.flatten()[index], expected["sample"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @needs_parity
 def test_ten_iterations(fill, batch):
     recorded = json.loads((PARITY / "trajectory.json").read_text())["hrnet_w18_5l"]

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from fcos_core.config import cfg
+from fcos_core.errors import InputError
 from fcos_core.solver import WarmupMultiStepLR, make_lr_scheduler, make_optimizer
-from fcos_core.utils.errors import InputError
 
 
 def model():

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from fcos_core.errors import InputError
 from fcos_core.utils import files
 from fcos_core.utils.checkpoint import DetectronCheckpointer
-from fcos_core.utils.errors import InputError
 
 
 class Detector(nn.Module):

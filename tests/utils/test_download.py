@@ -13,8 +13,8 @@ from collections import Counter
 import pytest
 import torch
 
+from fcos_core.errors import InputError
 from fcos_core.utils.download import cached_path, download
-from fcos_core.utils.errors import InputError
 
 DATA = bytes(range(256)) * 50
 SHA = hashlib.sha256(DATA).hexdigest()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcos_core.utils.errors import InputError
+from fcos_core.errors import InputError
 from fcos_core.utils.matching import compare, load_matching, match_keys
 from fcos_core.utils.weights import load_state_dict_file
 

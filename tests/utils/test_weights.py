@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fcos_core.errors import InputError
 from fcos_core.utils.caffe2_names import key_of_blob
-from fcos_core.utils.errors import InputError
 from fcos_core.utils.weights import load_state_dict_file
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([1, 2])}

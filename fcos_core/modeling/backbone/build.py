@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from fcos_core.errors import InputError
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
 from fcos_core.modeling.backbone.resnet import ResNet, body_with_neck
 from fcos_core.modeling.neck.fpn import FPN
 from fcos_core.modeling.neck.hrfpn import HRFPN
 from fcos_core.modeling.registry import BACKBONES
-from fcos_core.utils.errors import InputError
 
 if TYPE_CHECKING:
     from fcos_core.config import Config

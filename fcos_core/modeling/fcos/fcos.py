@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fcos_core.errors import InputError
 from fcos_core.modeling.fcos.head import FCOSHead
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.loss import FCOSLoss
 from fcos_core.modeling.fcos.postprocess import FCOSPostProcessor
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.utils.errors import InputError
 
 if TYPE_CHECKING:
     from fcos_core.config import Config
