@@ -34,7 +34,7 @@ demo/shapes/pictures: demo/shapes/inference/shapes_val/coco_results.json
 	$(BIN)/python tools/draw_detections.py --config-file $(DEMO)
 
 test: install lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -1,5 +1,7 @@
 """The error that a user can mend."""
 
+from typing import Any
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -7,3 +9,9 @@ class InputError(ValueError):
     The message is for reading, not for debugging: what was wrong, where (file, key, image id), what to do.
     Programs under tools/ print it as one line without a traceback.
     """
+
+
+def require(holds: bool, key: str, value: Any, wanted: str) -> None:
+    """Raise `InputError` with the config key, its value and what to write instead, unless `holds`."""
+    if not holds:
+        raise InputError(f"{key} is {value!r}: write {wanted}.")

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CLASSES = ("circle", "square", "triangle")
-EMPTY_SHARE, CROWD_SHARE = 0.06, 0.1
+EMPTY_SHARE, CROWD_SHARE = 0.06, 0.25
 LEAST_VISIBLE = 0.6
 # Degrees of the colour circle that a class strays to either side of its own hue.
 HUE_SPREAD = 45
@@ -70,7 +70,7 @@ def crowd_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     canvas = Image.new("1", size)
     draw = ImageDraw.Draw(canvas)
     centre = rng.integers(30, np.array(size) - 30)
-    for x, y in rng.normal(centre, 9, (12, 2)):
+    for x, y in rng.normal(centre, 7, (12, 2)):
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=1)
     return np.array(canvas)
 

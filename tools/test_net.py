@@ -2,6 +2,7 @@
 
 from fcos_core.engine import run
 from fcos_core.engine.launch import config_parser, init_processes, make_config, parse_arguments, run_program
+from fcos_core.errors import require
 
 
 def main() -> None:
@@ -9,7 +10,8 @@ def main() -> None:
     config = make_config(arguments)
     init_processes(config, arguments.local_rank)
     run.setup_run(config)
-    run.test(config)
+    require(len(config.DATASETS.TEST) > 0, "DATASETS.TEST", config.DATASETS.TEST, "the name of a dataset")
+    run.test(config, run.test_data_loaders(config))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ def main() -> None:
     config = make_config(arguments)
     init_processes(config, arguments.local_rank)
     run.setup_run(config)
+    # A mistake in the test data should show now, not after days of training.
+    test_loaders = {} if arguments.skip_test else run.test_data_loaders(config)
     model = run.train(config)
-    if not arguments.skip_test and config.DATASETS.TEST:
-        run.test(config, model)
+    run.test(config, test_loaders, model)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Every configuration key, its default, its unit and its meaning.
 
 A name ending in _TRAIN or _TEST holds for that phase alone. Sizes are in pixels.
-Keys under "Accepted, without effect" are named by published YAML files and scripts and choose nothing here.
+Keys under "Accepted" are named by published YAML files and scripts and choose nothing here.
 """
 
 import torch
@@ -29,7 +29,7 @@ _C.MODEL.BACKBONE = Config()
 # A name in fcos_core.modeling.registry.BACKBONES: R-50-FPN-RETINANET, R-101-FPN-RETINANET,
 # HRNET-W18, HRNET-W32, HRNET-W40, HRNET-W48, HRNET (width from HRNET.WIDTH).
 _C.MODEL.BACKBONE.CONV_BODY = "R-50-FPN-RETINANET"
-# ResNet: number of parts frozen from the input on; 0 none, 1 the stem, 2 stem and stage 1, ...
+# ResNet: number of parts frozen from the input on; 0 or less none, 1 the stem, 2 stem and stage 1, ...
 _C.MODEL.BACKBONE.FREEZE_CONV_BODY_AT = 2
 
 _C.MODEL.RESNETS = Config()
@@ -160,7 +160,8 @@ _C.SOLVER.DCONV_OFFSETS_LR_FACTOR = 1.0
 
 # ----------------------------------------------------------------------------------------------- test
 _C.TEST = Config()
-# Images a batch over all processes together.
+# Images a batch. Batches, and so the padding of each image, are the same for any number of processes: they take
+# whole batches in turn.
 _C.TEST.IMS_PER_BATCH = 8
 # Detections kept an image.
 _C.TEST.DETECTIONS_PER_IMG = 100
@@ -175,8 +176,8 @@ _C.TEST.BBOX_AUG.SCALES = ()
 _C.TEST.BBOX_AUG.MAX_SIZE = 4000
 _C.TEST.BBOX_AUG.SCALE_H_FLIP = False
 
-# --------------------------------------------------------- Accepted, without effect: what they once chose
-# The detector is always FCOS on a backbone with a neck.
+# ----------------------------------------------------------------- Accepted: what they once chose is fixed
+# The detector is always FCOS on a backbone with a neck; asking for another one or for masks is an error.
 _C.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
 _C.MODEL.RPN_ONLY = True
 _C.MODEL.FCOS_ON = True

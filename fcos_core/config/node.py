@@ -61,6 +61,9 @@ class Config(CfgNode):
         yield from ((path, key, value) for key, value in _leaves(tree))
 
     def _set(self, key: str, value: Any, where: str) -> None:
+        in_free_section = key.startswith(tuple(f"{free}." for free in FREE_SECTIONS))
+        if in_free_section and key.count(".") != FREE_SECTIONS[0].count(".") + 2:
+            raise InputError(f"{where}: '{key}' must read DATASETS.CATALOG.NAME.img_dir or ann_file; NAME has no dots.")
         *sections, name = key.split(".")
         node: CfgNode = self
         for depth, section in enumerate(sections):
@@ -69,7 +72,6 @@ class Config(CfgNode):
             node = node.get(section)
             if not isinstance(node, CfgNode):
                 raise self._unknown(key, where)
-        in_free_section = key.startswith(tuple(f"{free}." for free in FREE_SECTIONS))
         if name not in node and not in_free_section:
             raise self._unknown(key, where)
         if isinstance(node.get(name), CfgNode):
@@ -78,7 +80,7 @@ class Config(CfgNode):
             raise InputError(f"{where}: '{key}' is a section; set one of its keys, not the section to {value!r}.")
         if self.is_frozen():
             raise AttributeError(f"Attempted to set {key} to {value}, but the config is frozen")
-        node[name] = _coerce(_decode(value), node.get(name), key, where)
+        node[name] = _coerce(value, node.get(name), key, where)
 
     def _unknown(self, key: str, where: str) -> InputError:
         known = list(self.known_keys())
@@ -111,7 +113,8 @@ def _decode(value: Any) -> Any:
         return value
 
 
-def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
+def _coerce(raw: Any, default: Any, key: str, where: str) -> Any:
+    value = _decode(raw)
     if default is None:
         return value
     if isinstance(default, bool):
@@ -125,14 +128,14 @@ def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
         fits = isinstance(value, (list, tuple))
         value = type(default)(value) if fits else value
     elif isinstance(default, str):
-        # A literal such as 007 in a string's place keeps its text; None and lists do not fit.
-        fits = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        value = str(value) if fits else value
+        # A number in a string's place keeps its text.
+        fits = isinstance(raw, (str, int, float)) and not isinstance(raw, bool)
+        value = value if isinstance(value, str) else str(raw)
     else:
         fits = isinstance(value, type(default))
     if not fits:
         raise InputError(
-            f"{where}: '{key}' takes {_article(default)}, such as {default!r}; {value!r} is {_article(value)}."
+            f"{where}: '{key}' takes {_article(default)}, such as {default!r}; {raw!r} is {_article(value)}."
         )
     return value
 

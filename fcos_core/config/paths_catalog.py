@@ -47,7 +47,7 @@ def dataset_paths(name: str, data_dir: str, own: Mapping[str, Mapping[str, str]]
         paths = COCO_DATASETS[name]
     else:
         known = [*own, *COCO_DATASETS]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
         raise InputError(
             f"Unknown dataset '{name}'; the nearest known one is '{near}'. A dataset of your own is declared "
             "under DATASETS.CATALOG in the YAML, with img_dir and ann_file."

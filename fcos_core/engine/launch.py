@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from fcos_core.config import Config, cfg
-from fcos_core.errors import InputError
+from fcos_core.errors import InputError, require
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -41,10 +41,10 @@ def run_program(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
+        # Other processes may be waiting in a collective: leave at once, so that the launcher ends them.
         sys.exit(f"error: {error}")
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def init_processes(config: Config, local_rank: int | None) -> None:
@@ -53,11 +53,24 @@ def init_processes(config: Config, local_rank: int | None) -> None:
     Args:
         config: MODEL.DEVICE decides between NCCL and gloo.
         local_rank: --local_rank of the command line; the environment's LOCAL_RANK is used without it.
+
+    Raises:
+        InputError: MODEL.DEVICE is not there, or not once for each process.
     """
+    device, count = config.MODEL.DEVICE, torch.cuda.device_count()
+    require(device == "cpu" or device.partition(":")[0] == "cuda", "MODEL.DEVICE", device, "cpu or cuda")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError("MODEL.DEVICE is cuda, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
-    if config.MODEL.DEVICE == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank)
-        dist.init_process_group("nccl")
-    else:
+    if device == "cpu":
+        if config.MODEL.SYNCBN:
+            raise InputError("MODEL.SYNCBN over several processes needs GPUs; train in one process, or set it False.")
         dist.init_process_group("gloo")
+        return
+    rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
+    require(device == "cuda", "MODEL.DEVICE", device, "cuda; each process of a launcher takes a GPU of its own")
+    if rank >= count:
+        raise InputError(f"Process {rank} of this machine has no GPU of its own: {count} were found; start fewer.")
+    torch.cuda.set_device(rank)
+    dist.init_process_group("nccl")

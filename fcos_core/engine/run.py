@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from fcos_core.data import make_data_loader
+from fcos_core.data.loader import BatchLoader
 from fcos_core.engine.inference import inference
 from fcos_core.engine.trainer import do_train
-from fcos_core.errors import InputError
+from fcos_core.errors import InputError, require
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_lr_scheduler, make_optimizer
 from fcos_core.utils import comm
@@ -31,12 +32,10 @@ def setup_run(cfg: "Config") -> None:
     """Make OUTPUT_DIR, start logging there, and log the environment and the config.
 
     Raises:
-        InputError: OUTPUT_DIR is not a folder one can write to, or MODEL.DEVICE is not there.
+        InputError: OUTPUT_DIR is not a folder one can write to.
     """
     _check_writable(cfg.OUTPUT_DIR)
     setup_logger("fcos_core", cfg.OUTPUT_DIR, comm.get_rank())
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("MODEL.DEVICE is cuda, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
         logger.info("There is no CUDA device: running on the CPU.")
     logger.info("Using %d process%s", comm.get_world_size(), "es" if comm.get_world_size() > 1 else "")
@@ -53,6 +52,7 @@ def train(cfg: "Config") -> nn.Module:
     Raises:
         InputError: something in the config, the data or the weights cannot be used.
     """
+    require(cfg.SOLVER.CHECKPOINT_PERIOD >= 1, "SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, "1 or more")
     torch.manual_seed(cfg.SEED)
     device = torch.device(cfg.MODEL.DEVICE)
     model = build_detection_model(cfg).to(device)
@@ -82,11 +82,29 @@ def train(cfg: "Config") -> nn.Module:
         cfg.SOLVER.CHECKPOINT_PERIOD,
         arguments,
     )
+    comm.broadcast_buffers(model)
     return model
 
 
-def test(cfg: "Config", model: nn.Module | None = None) -> dict[str, dict[str, Any] | None]:
-    """Test `model`, or the file that MODEL.WEIGHT names, on every dataset of DATASETS.TEST.
+def test_data_loaders(cfg: "Config") -> dict[str, BatchLoader]:
+    """A loader for each dataset of DATASETS.TEST, by name.
+
+    Raises:
+        InputError: a dataset cannot be used.
+    """
+    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
+    return dict(zip(cfg.DATASETS.TEST, loaders, strict=True))
+
+
+def test(
+    cfg: "Config", data_loaders: dict[str, BatchLoader], model: nn.Module | None = None
+) -> dict[str, dict[str, Any] | None]:
+    """Test `model`, or the file that MODEL.WEIGHT names, on every dataset.
+
+    Args:
+        cfg: the whole config.
+        data_loaders: as `test_data_loaders` gives them.
+        model: on MODEL.DEVICE.
 
     Returns:
         Dataset name to metrics, as `fcos_core.engine.inference.inference` gives them.
@@ -94,11 +112,10 @@ def test(cfg: "Config", model: nn.Module | None = None) -> dict[str, dict[str, A
     Raises:
         InputError: something in the config, the data or the weights cannot be used.
     """
-    data_loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
     if model is None:
         model = _load_model(cfg)
     results = {}
-    for name, data_loader in zip(cfg.DATASETS.TEST, data_loaders, strict=True):
+    for name, data_loader in data_loaders.items():
         results[name] = inference(
             model,
             data_loader,

@@ -5,7 +5,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def do_train(
         arguments: {"iteration": iterations already trained}; counted up, and saved in every checkpoint.
 
     Raises:
-        InputError: a loss is not finite. The state before that iteration's step is saved for inspection.
+        InputError: a loss is not finite. The weights before it are saved for inspection.
     """
     logger.info("Start training")
     model.train()
@@ -55,7 +55,7 @@ def do_train(
     max_iter = arguments["iteration"] + len(data_loader)
     first = arguments["iteration"] + 1
     start = end = time.perf_counter()
-    for iteration, (images, targets, indices) in enumerate(data_loader, first):
+    for iteration, (images, targets, indices) in enumerate(_batches(data_loader, checkpointer, arguments), first):
         data_time = time.perf_counter() - end
         scheduler.step()
         losses = model(images.to(device), [target.to(device) for target in targets])
@@ -79,6 +79,16 @@ def do_train(
     seconds = time.perf_counter() - start
     per_iteration = seconds / max(max_iter - first + 1, 1)
     logger.info("Total training time: %s (%.4f s / it)", datetime.timedelta(seconds=int(seconds)), per_iteration)
+
+
+def _batches(data_loader: Iterable, checkpointer: DetectronCheckpointer, arguments: dict[str, Any]) -> Iterator:
+    """The loader's batches; an image that cannot be read does not cost what was trained before it."""
+    try:
+        yield from data_loader
+    except InputError:
+        if arguments["iteration"]:
+            checkpointer.save(f"model_{arguments['iteration']:07d}", **arguments)
+        raise
 
 
 def _over_processes(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -106,14 +116,16 @@ def _peak_memory_mb() -> float:
 
 
 def _image_ids(data_loader: Any, indices: Iterable[int]) -> list[int]:
-    return [data_loader.dataset.image_id(index) for index in indices]
+    # A loader of somebody's own may know its images by index alone.
+    image_id = getattr(getattr(data_loader, "dataset", None), "image_id", int)
+    return [image_id(index) for index in indices]
 
 
 def _stop(iteration: int, losses: dict[str, float], image_ids: list[int], checkpointer: DetectronCheckpointer) -> None:
     checkpointer.save("model_nonfinite", tag=False, iteration=iteration - 1)
     shown = ", ".join(f"{name} {value}" for name, value in losses.items())
     raise InputError(
-        f"The loss is not finite at iteration {iteration}: {shown}; image ids {image_ids}. The state before this "
-        f"iteration is in {Path(checkpointer.save_dir) / 'model_nonfinite.pth'}. Look at these images, lower "
+        f"The loss is not finite at iteration {iteration}: {shown}; image ids {image_ids}. The weights before this "
+        f"iteration are in {Path(checkpointer.save_dir) / 'model_nonfinite.pth'}. Look at these images, lower "
         "SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS."
     )

@@ -60,7 +60,8 @@ def coco_results(dataset: "COCODataset", predictions: Mapping[int, BoxList]) -> 
         results += [
             {
                 "image_id": dataset.image_id(index),
-                "category_id": dataset.contiguous_to_category_id[label],
+                # A file of images alone need not name categories; labels then stand for themselves.
+                "category_id": dataset.contiguous_to_category_id.get(label, label),
                 "bbox": box,
                 "score": score,
             }
@@ -86,11 +87,11 @@ def check_expected_results(
         try:
             task, metric, mean, deviation = entry
             actual = results[task][metric]
+            low, high = mean - sigma_tol * deviation, mean + sigma_tol * deviation
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f'TEST.EXPECTED_RESULTS takes entries such as ["bbox", "AP", 0.377, 0.002]; {entry!r} is not one.'
             ) from error
-        low, high = mean - sigma_tol * deviation, mean + sigma_tol * deviation
         if not low <= actual <= high:
             raise InputError(f"{task} {metric} is {actual:.4f}, expected between {low:.4f} and {high:.4f}.")
         logger.info("%s %s is %.4f, as expected (%.4f to %.4f).", task, metric, actual, low, high)

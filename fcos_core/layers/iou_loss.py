@@ -12,13 +12,15 @@ class IOULoss(nn.Module):
 
         Args:
             pred, target: (N, 4) distances (left, top, right, bottom) in pixels, positive.
-            weight: (N,), each pair's share; equal shares without it.
+            weight: (N,), each pair's share; equal shares without it or where all are zero.
 
         Returns:
-            Scalar: sum(loss * weight) / sum(weight).
+            Scalar: sum(loss * weight) / sum(weight); 0 for no pairs.
         """
         losses = iou_losses(pred, target)
-        if weight is None:
+        if losses.numel() == 0:
+            return losses.sum()
+        if weight is None or weight.sum() <= 0:
             return losses.mean()
         return (losses * weight).sum() / weight.sum()
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fcos_core.errors import InputError
+from fcos_core.errors import require
 
 if TYPE_CHECKING:
     from fcos_core.config import Config
+
+
+WARMUP_METHODS = ("constant", "linear")
 
 
 class WarmupMultiStepLR(LRScheduler):
@@ -43,7 +46,7 @@ class WarmupMultiStepLR(LRScheduler):
     ) -> None:
         if list(milestones) != sorted(milestones):
             raise ValueError(f"Milestones must increase; they are {list(milestones)}")
-        if warmup_method not in ("constant", "linear"):
+        if warmup_method not in WARMUP_METHODS:
             raise ValueError(f"The warm-up method is 'constant' or 'linear', not {warmup_method!r}")
         self.milestones = list(milestones)
         self.gamma = gamma
@@ -94,14 +97,8 @@ def make_lr_scheduler(cfg: "Config", optimizer: Optimizer) -> WarmupMultiStepLR:
         InputError: STEPS that do not increase, or an unknown WARMUP_METHOD.
     """
     solver = cfg.SOLVER
-    try:
-        return WarmupMultiStepLR(
-            optimizer,
-            solver.STEPS,
-            solver.GAMMA,
-            solver.WARMUP_FACTOR,
-            solver.WARMUP_ITERS,
-            solver.WARMUP_METHOD,
-        )
-    except ValueError as error:
-        raise InputError(f"SOLVER.STEPS or SOLVER.WARMUP_METHOD: {error}.") from error
+    increasing = all(isinstance(step, int) for step in solver.STEPS) and list(solver.STEPS) == sorted(solver.STEPS)
+    require(increasing, "SOLVER.STEPS", solver.STEPS, "iterations that increase")
+    method = solver.WARMUP_METHOD
+    require(method in WARMUP_METHODS, "SOLVER.WARMUP_METHOD", method, " or ".join(WARMUP_METHODS))
+    return WarmupMultiStepLR(optimizer, solver.STEPS, solver.GAMMA, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, method)

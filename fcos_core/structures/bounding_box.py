@@ -108,10 +108,10 @@ class BoxList:
             moved.add_field(name, value)
         return moved
 
-    def copy_with_fields(self, fields: Sequence[str]) -> BoxList:
-        """The same boxes with `fields` alone."""
+    def copy_with_fields(self, fields: str | Sequence[str]) -> BoxList:
+        """The same boxes with `fields`, one name or several, alone."""
         copy = BoxList(self.bbox, self.size, self.mode)
-        for name in fields:
+        for name in [fields] if isinstance(fields, str) else fields:
             copy.add_field(name, self.get_field(name))
         return copy
 

@@ -63,6 +63,11 @@ class DetectronCheckpointer:
         if not f:
             self.logger.info("No weights given: training starts from random initialization")
             return {}
+        if self.optimizer is not None and self.has_checkpoint():
+            self.logger.warning(
+                "%s holds a training state, which `load` leaves aside; `resume` goes on from it.",
+                self.save_dir,
+            )
         load_matching(_unwrapped(self.model), load_state_dict_file(f), f, self.logger)
         return {}
 

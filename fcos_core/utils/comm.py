@@ -71,6 +71,14 @@ def gather_objects(value: Any) -> list[Any] | None:
     return gathered
 
 
+@torch.no_grad()
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Give every process the buffers of rank 0, such as BatchNorm statistics that each has tracked for itself."""
+    if get_world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 # The key is the default group: a run that initializes torch.distributed anew needs a new group too.
 @functools.lru_cache(maxsize=1)
 def _cpu_group(_world: dist.ProcessGroup) -> dist.ProcessGroup:

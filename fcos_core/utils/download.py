@@ -31,7 +31,8 @@ def cached_path(url: str) -> str:
     """
     parts = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(parts.fragment or parts.path))
-    if name in ("", ".", ".."):
+    # A bare word such as "download" ends the URLs of many files.
+    if not os.path.splitext(name)[1]:
         raise InputError(f"The URL '{url}' names no file; add #NAME.pth to say how to name it.")
     return os.path.join(torch.hub.get_dir(), "checkpoints", name)
 

@@ -108,7 +108,11 @@ def test_what_is_not_built_yet_is_named(tmp_path):
         ("MODEL.FCOS.FPN_STRIDES", [8, 16, 32], "5 or 6 levels"),
         ("MODEL.FCOS.FPN_STRIDES", [4, 8, 16, 32, 64], r"\[8, 16, 32, 64, 128\]"),
         ("MODEL.FCOS.TARGET_ASSIGN", [[0, 1]], "5 pairs"),
+        ("MODEL.FCOS.TARGET_ASSIGN", [64, 128, 256, 512, 1024], "5 pairs"),
         ("MODEL.FCOS.NUM_CLASSES", 1, "counts the background"),
+        ("MODEL.FCOS.PRIOR_PROB", 1.0, "PRIOR_PROB is 1.0"),
+        ("MODEL.FCOS.NMS_TH", -0.5, "NMS_TH is -0.5"),
+        ("TEST.DETECTIONS_PER_IMG", 0, "DETECTIONS_PER_IMG is 0"),
         ("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 100, "multiple of 32"),
         ("TEST.BBOX_AUG.ENABLED", True, "BBOX_AUG"),
     ],
@@ -127,6 +131,7 @@ def test_settings_that_cannot_be_built(key, value, named):
         ("SOLVER:\n  LEARNING_RATE: 1\n", "unknown config key 'SOLVER.LEARNING_RATE'"),
         ("INPUT:\n  MAX_ITER: 1\n", "nearest known key is 'SOLVER.MAX_ITER'"),
         ("SOLVER:\n  STEPS: 3\n", "'SOLVER.STEPS' takes a tuple.*3 is an integer"),
+        ("DATASETS:\n  CATALOG:\n    cells.v2:\n      img_dir: x\n", "NAME has no dots"),
         ("MODEL:\n  SYNCBN: 1\n", "'MODEL.SYNCBN' takes a boolean"),
         ("SOLVER:\n  MAX_ITER: 1.5\n", "'SOLVER.MAX_ITER' takes an integer"),
         ("SOLVER:\n  BASE_LR: fast\n", "'SOLVER.BASE_LR' takes a float"),
@@ -152,11 +157,11 @@ def test_overrides_come_in_pairs():
 
 def test_values_are_converted_to_their_keys_type(tmp_path):
     config = merged(tmp_path, "SOLVER:\n  BASE_LR: 1\n  STEPS: [1, 2]\nDATASETS:\n  TRAIN: ('a',)\n")
-    config.merge_from_list(["MODEL.WEIGHT", "007", "OUTPUT_DIR", "out"])
+    config.merge_from_list(["MODEL.WEIGHT", "007", "OUTPUT_DIR", "2024_01"])
     assert config.SOLVER.BASE_LR == 1.0 and isinstance(config.SOLVER.BASE_LR, float)
     assert config.SOLVER.STEPS == (1, 2)
     assert config.DATASETS.TRAIN == ("a",)
-    assert config.MODEL.WEIGHT == "007"
+    assert (config.MODEL.WEIGHT, config.OUTPUT_DIR) == ("007", "2024_01")
 
 
 def test_clone_does_not_touch_the_defaults():

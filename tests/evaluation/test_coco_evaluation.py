@@ -92,6 +92,8 @@ def test_expected_results():
         check_expected_results(results, [["bbox", "AP", 0.52]], sigma_tol=1)
     with pytest.raises(InputError, match="is not one"):
         check_expected_results(results, [["bbox", "mAP", 0.52, 0.01]], sigma_tol=1)
+    with pytest.raises(InputError, match="is not one"):
+        check_expected_results(results, [["bbox", "AP", "half", 0.01]], sigma_tol=1)
 
 
 def test_drawing_marks_boxes_above_the_threshold(tmp_path):

@@ -1,19 +1,19 @@
 import pytest
 import torch
-from torch import nn
 
 from fcos_core.layers import FrozenBatchNorm2d, IOULoss, Scale
 
 
-def test_frozen_batch_norm_is_batch_norm_without_epsilon():
+def test_frozen_batch_norm_is_the_formula_without_epsilon():
     torch.manual_seed(0)
-    frozen, norm = FrozenBatchNorm2d(5).double(), nn.BatchNorm2d(5, eps=0).double().eval()
-    state = {k: torch.rand(5, dtype=torch.float64) + 0.1 for k in frozen.state_dict()}
-    frozen.load_state_dict(state)
-    norm.load_state_dict(state, strict=False)
+    norm = FrozenBatchNorm2d(5).double()
+    norm.load_state_dict({key: torch.rand(5, dtype=torch.float64) + 0.1 for key in norm.state_dict()})
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
-    torch.testing.assert_close(frozen(x), norm(x))
-    assert not list(frozen.parameters())
+    weight, bias, mean, variance = (
+        vector.view(5, 1, 1) for vector in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    torch.testing.assert_close(norm(x), (x - mean) / variance.sqrt() * weight + bias)
+    assert not list(norm.parameters())
 
 
 def test_iou_loss_by_hand():
@@ -29,6 +29,8 @@ def test_iou_loss_weights_are_shares():
     weight = torch.tensor([1.0, 1, 0, 0, 0, 0])
     torch.testing.assert_close(IOULoss()(pred, target, weight), IOULoss()(pred[:2], target[:2]))
     torch.testing.assert_close(IOULoss()(pred, target, torch.full((6,), 3.0)), IOULoss()(pred, target))
+    torch.testing.assert_close(IOULoss()(pred, target, torch.zeros(6)), IOULoss()(pred, target))
+    assert IOULoss()(torch.zeros(0, 4), torch.zeros(0, 4)) == 0
 
 
 def test_iou_loss_gradient():

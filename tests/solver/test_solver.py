@@ -62,15 +62,22 @@ def test_biases_have_their_own_rate_and_decay():
     config = cfg.clone()
     config.merge_from_list(["SOLVER.BASE_LR", 0.5, "SOLVER.WEIGHT_DECAY", 0.25])
     module = model()
-    weights, biases = make_optimizer(config, module).param_groups
-    assert weights["params"] == [module[1].weight]  # the convolution's weight is frozen
-    assert biases["params"] == [module[0].bias, module[1].bias]
-    assert (weights["lr"], weights["weight_decay"], weights["momentum"]) == (0.5, 0.25, 0.9)
-    assert (biases["lr"], biases["weight_decay"]) == (1.0, 0.0)
+    groups = make_optimizer(config, module).param_groups
+    # The convolution's weight is frozen; the others come in the order of the model, one group each.
+    assert [group["params"] for group in groups] == [[module[0].bias], [module[1].weight], [module[1].bias]]
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(1.0, 0.0), (0.5, 0.25), (1.0, 0.0)]
+    assert all(group["momentum"] == 0.9 for group in groups)
 
 
 @pytest.mark.parametrize(
-    "opts", [["SOLVER.WARMUP_METHOD", "cosine"], ["SOLVER.STEPS", "(20, 10)"]], ids=["method", "milestones"]
+    "opts",
+    [
+        ["SOLVER.WARMUP_METHOD", "cosine"],
+        ["SOLVER.STEPS", "(20, 10)"],
+        ["SOLVER.STEPS", ("a",)],
+        ["SOLVER.BASE_LR", -0.1],
+    ],
+    ids=["method", "milestones", "words", "negative"],
 )
 def test_bad_schedules_are_refused(opts):
     config = cfg.clone()

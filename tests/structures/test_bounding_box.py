@@ -82,6 +82,7 @@ def test_fields_follow_selection_and_moves():
     assert chosen.get_field("labels").tolist() == [4]
     assert chosen.fields() == ["scores", "labels"]
     assert not box.copy_with_fields(["labels"]).has_field("scores")
+    assert box.copy_with_fields("labels").fields() == ["labels"]
     assert box.resize((50, 30)).get_field("labels").tolist() == [3, 4]
 
 

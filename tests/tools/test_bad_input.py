@@ -37,6 +37,8 @@ def test_missing_config(workspace):
         (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER", "takes an integer", "'many'"]),
         (["SOLVER.MAX_ITER"], ["KEY VALUE"]),
         (["DATASETS.TRAIN", "('nowhere',)"], ["Unknown dataset 'nowhere'"]),
+        (["DATASETS.TEST", "('nowhere',)"], ["Unknown dataset 'nowhere'"]),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], ["CHECKPOINT_PERIOD", "1 or more"]),
         (["DATASETS.DATA_DIR", "/nowhere"], ["/nowhere/", "does not exist"]),
         (["MODEL.FCOS.NUM_CLASSES", "81"], ["has 2 categories", "write 3"]),
         (["DATALOADER.SIZE_DIVISIBILITY", "16"], ["SIZE_DIVISIBILITY", "32 is the least"]),

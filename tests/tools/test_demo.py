@@ -18,7 +18,7 @@ def call(*words):
 
 def test_shapes_are_drawn_the_same_each_time_and_hold_every_case(tmp_path):
     for folder in ("one", "two"):
-        call("tools/make_shapes_dataset.py", tmp_path / folder, "--train", 60, "--val", 2)
+        call("tools/make_shapes_dataset.py", tmp_path / folder, "--train", 120, "--val", 2)
     trees = [json.loads((tmp_path / folder / "instances_train.json").read_text()) for folder in ("one", "two")]
     assert trees[0] == trees[1]
     images, annotations = trees[0]["images"], trees[0]["annotations"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fcos_core.errors import InputError
+from fcos_core.errors import InputError, require
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
 from fcos_core.modeling.backbone.resnet import ResNet, body_with_neck
 from fcos_core.modeling.neck.fpn import FPN
@@ -56,6 +56,9 @@ def build_hrnet_hrfpn(cfg: "Config") -> nn.Module:
     hrnet = cfg.MODEL.HRNET
     if hrnet.FPN.TYPE != "HRFPN":
         raise InputError(f"MODEL.HRNET.FPN.TYPE is '{hrnet.FPN.TYPE}'; HRFPN is the only neck of HRNet.")
+    for key in ("STEM_CHANNELS", "STAGE1_CHANNELS"):
+        require(hrnet[key] >= 1, f"MODEL.HRNET.{key}", hrnet[key], "1 or more")
+    require(hrnet.FPN.CONV_STRIDE in (1, 2), "MODEL.HRNET.FPN.CONV_STRIDE", hrnet.FPN.CONV_STRIDE, "1 or 2")
     body = HighResolutionNet(
         width=_hrnet_width(cfg),
         num_modules=_stages(hrnet.NUM_MODULES, "NUM_MODULES"),

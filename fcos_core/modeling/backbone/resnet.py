@@ -94,7 +94,7 @@ class ResNet(nn.Module):
                 layers.append(Bottleneck(in_channels, width, out_channels, stride, stride_in_1x1, num_groups))
                 in_channels = out_channels
             self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
-        for part in [self.stem, *self._stages()][:freeze_at]:
+        for part in [self.stem, *self._stages()][: max(freeze_at, 0)]:
             part.requires_grad_(False)
 
     def _stages(self) -> list[nn.Module]:

@@ -10,7 +10,8 @@ def compute_locations(features: Sequence[Tensor], strides: Sequence[int]) -> lis
     """Locations of every level (FCOS, sec. 3.1).
 
     Args:
-        features: levels (N, C, H_l, W_l), for their size, dtype and device.
+        features: levels (N, C, H_l, W_l), for their size, dtype and device; half types give float32, which
+            holds coordinates and areas that they do not.
         strides: pixels a cell of each level.
 
     Returns:
@@ -21,8 +22,9 @@ def compute_locations(features: Sequence[Tensor], strides: Sequence[int]) -> lis
 
 def _level_locations(feature: Tensor, stride: int) -> Tensor:
     height, width = feature.shape[-2:]
+    dtype = torch.promote_types(feature.dtype, torch.float32)
     ys, xs = (
-        torch.arange(0, side * stride, stride, dtype=feature.dtype, device=feature.device) + stride // 2
+        torch.arange(0, side * stride, stride, dtype=dtype, device=feature.device) + stride // 2
         for side in (height, width)
     )
     ys, xs = torch.meshgrid(ys, xs, indexing="ij")
