@@ -30,11 +30,11 @@ class Losses(nn.Module):
 
 
 class Loader:
-    """Batches that are a function of the iteration; `poison` makes one image NaN."""
+    """Batches that are a function of the iteration; one image of `poison` is NaN, `broken` cannot be read."""
 
-    def __init__(self, start, stop, poison=None):
+    def __init__(self, start, stop, poison=None, broken=None):
         self.iterations = range(start + 1, stop + 1)
-        self.poison = poison
+        self.poison, self.broken = poison, broken
         self.dataset = self
 
     def image_id(self, index):
@@ -45,13 +45,15 @@ class Loader:
 
     def __iter__(self):
         for iteration in self.iterations:
+            if iteration == self.broken:
+                raise InputError("image 7 cannot be read")
             images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(iteration))
             if iteration == self.poison:
                 images[1] = math.nan
             yield ImageList(images, [(4, 4)] * 2), [BoxList([], (4, 4))] * 2, [iteration, iteration + 1]
 
 
-def run(folder, stop, period=100, poison=None):
+def run(folder, stop, period=100, **faults):
     model = Losses()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = WarmupMultiStepLR(optimizer, (4,), warmup_iters=3, warmup_method="constant")
@@ -59,7 +61,7 @@ def run(folder, stop, period=100, poison=None):
     arguments = {"iteration": 0, **(checkpointer.resume() or {})}
     do_train(
         model,
-        Loader(arguments["iteration"], stop, poison),
+        Loader(arguments["iteration"], stop, **faults),
         optimizer,
         scheduler,
         checkpointer,
@@ -101,6 +103,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     assert saved["iteration"] == 3
     assert torch.equal(saved["model"]["linear.weight"], before.linear.weight)
     assert not (tmp_path / "poisoned" / "last_checkpoint").exists()
+
+
+def test_an_image_that_cannot_be_read_does_not_cost_what_was_trained(tmp_path):
+    with pytest.raises(InputError, match="image 7"):
+        run(tmp_path / "parts", stop=6, broken=4)
+    assert torch.load(tmp_path / "parts" / "model_0000003.pth", weights_only=True)["iteration"] == 3
+    assert torch.equal(run(tmp_path / "parts", stop=6).linear.weight, run(tmp_path / "whole", stop=6).linear.weight)
 
 
 def test_median_is_of_the_window_and_average_of_all():

@@ -90,7 +90,8 @@ def test_batch_norm_modes(opts, trains, kind):
 def test_frozen_parts_of_a_resnet():
     frozen = {n.split(".")[0] for n, p in ResNet(50, freeze_at=2).named_parameters() if not p.requires_grad}
     assert frozen == {"stem", "layer1"}
-    assert all(p.requires_grad for p in ResNet(50, freeze_at=0).parameters())
+    for freeze_at in (0, -1):
+        assert all(p.requires_grad for p in ResNet(50, freeze_at=freeze_at).parameters())
 
 
 @pytest.mark.parametrize("size", [(32, 512), (512, 32), (32, 32)])

@@ -27,6 +27,14 @@ def test_locations_stand_in_the_middle_of_their_cells():
     assert second.tolist() == [[8, 8]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_locations_are_exact_where_features_are_not(dtype):
+    # bfloat16 has 8 significant bits, so that 1004 would be 1000 or 1008 in it.
+    (locations,) = compute_locations([torch.zeros(1, 1, 1, 126, dtype=dtype)], [8])
+    assert locations.dtype == torch.float32
+    assert locations[-1].tolist() == [1004, 4]
+
+
 @pytest.fixture
 def points():
     return [torch.tensor([[8.0, 8.0], [20.0, 8.0]]).double(), torch.tensor([[16.0, 16.0]]).double()]

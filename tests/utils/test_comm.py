@@ -34,6 +34,9 @@ def work(rank, folder):
         reduced = {name: value.item() for name, value in comm.reduce_dict(losses).items()}
         own = torch.tensor([1, rank])
         total = comm.all_reduce_sum(own)
+        norm = torch.nn.BatchNorm1d(2)
+        norm.running_mean.fill_(rank)
+        comm.broadcast_buffers(norm)
         comm.synchronize()
         results.append(
             {
@@ -41,6 +44,7 @@ def work(rank, folder):
                 "reduced": reduced,
                 "total": total.tolist(),
                 "own": own.tolist(),
+                "buffer": norm.running_mean.tolist(),
                 "gathered": [comm.gather_objects({"rank": rank, "n": n}) for n in range(2)],
                 "groups": comm._cpu_group.cache_info().misses,
             }
@@ -57,6 +61,7 @@ def test_two_processes(tmp_path):
         assert main["who"] == (0, 2, True) and other["who"] == (1, 2, False)
         assert main["reduced"] == {"a": 1.5, "b": 5.0}
         assert main["total"] == other["total"] == [2, 1]
+        assert main["buffer"] == other["buffer"] == [0, 0]
         assert main["own"] == [1, 0] and other["own"] == [1, 1]
         assert main["gathered"] == [[{"rank": 0, "n": n}, {"rank": 1, "n": n}] for n in range(2)]
         assert other["gathered"] == [None, None]
