@@ -2,7 +2,7 @@
 
 FOLDER gets train/ and val/ with PNG images and instances_train.json and instances_val.json. The classes are
 circle, square and triangle, of random size, shade and place, partly overlapping; circles tend to red, squares
-to green, triangles to blue. Some images are empty, and some have a crowd: a cluster of dots in one box that
+to green, triangles to blue. Some images are empty, and some have a crowd: a cluster of pale dots in one box that
 counts neither for nor against a detector.
 """
 
@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 
 CLASSES = ("circle", "square", "triangle")
 EMPTY_SHARE, CROWD_SHARE = 0.06, 0.25
-LEAST_VISIBLE = 0.6
+LEAST_VISIBLE = 0.75
 # Degrees of the colour circle that a class strays to either side of its own hue.
-HUE_SPREAD = 45
+HUE_SPREAD = 30
 
 
 def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
@@ -44,14 +44,14 @@ def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
     if rng.random() < CROWD_SHARE:
         mask = crowd_mask(rng, (width, height))
         if not any((earlier & mask).any() for earlier in masks):
-            paint(rng, image, mask, category=0)
+            image.paste((235, 235, 235), mask=Image.fromarray(mask))
             annotations.append({**annotation(mask, 1), "iscrowd": 1})
     return image, annotations
 
 
 def shape_mask(rng: np.random.Generator, name: str, size: tuple[int, int]) -> np.ndarray:
     """Boolean (height, width) of one shape that lies within the image."""
-    side = int(rng.uniform(20, 60))
+    side = int(rng.uniform(24, 60))
     x, y = (int(rng.integers(0, extent - side)) for extent in size)
     canvas = Image.new("1", size)
     draw = ImageDraw.Draw(canvas)
