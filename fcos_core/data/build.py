@@ -10,7 +10,7 @@ from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import LEAVE_OUT, REPLACE, STOP, BatchLoader, SampleReader
 from fcos_core.data.samplers import TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.data.transforms import ToTensor, Transform
-from fcos_core.errors import InputError
+from fcos_core.errors import InputError, require
 from fcos_core.utils import comm
 
 
@@ -119,9 +119,8 @@ def _check_keys(cfg: Config) -> None:
         (_are(std, int, float) and len(std) == 3 and all(std), "INPUT.PIXEL_STD", std, "three numbers other than 0"),
         (cfg.DATALOADER.NUM_WORKERS >= 0, "DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, "0 or more"),
     ]
-    for holds, key, value, wanted in checks:
-        if not holds:
-            raise InputError(f"{key} is {value}: write {wanted}.")
+    for check in checks:
+        require(*check)
 
 
 def _are(values: Sequence[Any], *kinds: type) -> bool:

@@ -57,7 +57,7 @@ def init_processes(config: Config, local_rank: int | None) -> None:
     Raises:
         InputError: MODEL.DEVICE is not there, or not once for each process.
     """
-    device, count = config.MODEL.DEVICE, torch.cuda.device_count()
+    device = config.MODEL.DEVICE
     require(device == "cpu" or device.partition(":")[0] == "cuda", "MODEL.DEVICE", device, "cpu or cuda")
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError("MODEL.DEVICE is cuda, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
@@ -70,6 +70,7 @@ def init_processes(config: Config, local_rank: int | None) -> None:
         return
     rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
     require(device == "cuda", "MODEL.DEVICE", device, "cuda; each process of a launcher takes a GPU of its own")
+    count = torch.cuda.device_count()
     if rank >= count:
         raise InputError(f"Process {rank} of this machine has no GPU of its own: {count} were found; start fewer.")
     torch.cuda.set_device(rank)

@@ -59,15 +59,13 @@ def train(cfg: "Config") -> nn.Module:
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
     checkpointer = DetectronCheckpointer(cfg, model, optimizer, scheduler, cfg.OUTPUT_DIR, comm.is_main_process())
-    arguments = {"iteration": 0}
+    resumed = checkpointer.resume()
+    arguments = {"iteration": 0, **(resumed or {})}
     # Data is looked at before weights: a mistake there should not wait for a download.
-    resumed = checkpointer.has_checkpoint()
-    if resumed:
-        arguments.update(checkpointer.resume())
     data_loader = make_data_loader(
         cfg, is_train=True, is_distributed=comm.get_world_size() > 1, start_iter=arguments["iteration"]
     )
-    if not resumed:
+    if resumed is None:
         checkpointer.load(cfg.MODEL.WEIGHT)
     if arguments["iteration"] >= cfg.SOLVER.MAX_ITER:
         logger.info("Iteration %d of %d is done: nothing to train.", arguments["iteration"], cfg.SOLVER.MAX_ITER)
