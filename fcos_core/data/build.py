@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fcos_core.config import Config
 from fcos_core.config.paths_catalog import dataset_paths
 from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
 from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import LEAVE_OUT, REPLACE, STOP, BatchLoader, SampleReader
-from fcos_core.data.samplers import TestBatchSampler, TrainBatchSampler, TrainSampler
+from fcos_core.data.samplers import PaddedSize, TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.data.transforms import ToTensor, Transform
 from fcos_core.errors import InputError, require
 from fcos_core.utils import comm
@@ -63,10 +65,10 @@ def build_transform(cfg: Config, is_train: bool) -> Transform:
     return Transform(min_sizes, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.FLIP_PROB_TRAIN, to_tensor)
 
 
-def aspect_groups(dataset: COCODataset | ConcatCOCODataset) -> list[int]:
-    """0 for each landscape or square image, 1 for each portrait one."""
+def image_sizes(dataset: COCODataset | ConcatCOCODataset) -> np.ndarray:
+    """(N, 2) int64, width and height of each image in pixels."""
     infos = (dataset.image_info(index) for index in range(len(dataset)))
-    return [int(info["width"] < info["height"]) for info in infos]
+    return np.array([(info["width"], info["height"]) for info in infos], dtype=np.int64).reshape(-1, 2)
 
 
 def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int) -> BatchLoader:
@@ -74,17 +76,27 @@ def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int)
         raise InputError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
     datasets = [build_dataset(cfg, name, is_train=True) for name in cfg.DATASETS.TRAIN]
     dataset = datasets[0] if len(datasets) == 1 else ConcatCOCODataset(datasets)
-    groups: Sequence[int] = [0] * len(dataset)
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        groups = aspect_groups(dataset)
+    sizes = image_sizes(dataset)
+    portrait = sizes[:, 0] < sizes[:, 1]
+    groups = portrait if cfg.DATALOADER.ASPECT_RATIO_GROUPING else np.zeros_like(portrait)
     sampler = TrainSampler(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
+    transform = build_transform(cfg, is_train=True)
+    collate = BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY)
+    fixed = _longest_sides(cfg, transform) if cfg.DATALOADER.PAD_TO_FIXED_SIZE else None
+    padded_size = PaddedSize(sizes, transform.output_size, cfg.SEED, collate.size_divisible, fixed)
     unreadable = REPLACE if cfg.DATALOADER.SKIP_UNREADABLE else STOP
     return BatchLoader(
-        SampleReader(dataset, build_transform(cfg, is_train=True), cfg.SEED, unreadable),
-        TrainBatchSampler(sampler, start_iter, cfg.SOLVER.MAX_ITER, rank, world_size),
-        BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY),
+        SampleReader(dataset, transform, cfg.SEED, unreadable),
+        TrainBatchSampler(sampler, padded_size, start_iter, cfg.SOLVER.MAX_ITER, rank, world_size),
+        collate,
         cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def _longest_sides(cfg: Config, transform: Transform) -> tuple[int, int]:
+    """(longer, shorter) side in pixels that no resized training image passes."""
+    longest = cfg.INPUT.MAX_SIZE_TRAIN
+    return longest, min(max(transform.resize.min_sizes), longest)
 
 
 def _make_test_loader(cfg: Config, name: str, rank: int, world_size: int) -> BatchLoader:

@@ -29,11 +29,12 @@ class BatchCollator:
             )
         self.size_divisible = size_divisible
 
-    def __call__(self, samples: Sequence[tuple[Tensor, BoxList, int]]) -> Batch:
+    def __call__(self, samples: Sequence[tuple[Tensor, BoxList, int]], at_least: tuple[int, int] = (0, 0)) -> Batch:
         """Images (N, 3, H, W) with their true sizes, N boxes lists, N dataset indices.
 
         Args:
             samples: at least one of (image (3, h, w), boxes, dataset index).
+            at_least: (height, width) to pad to where no image needs more.
         """
         images, targets, indices = zip(*samples, strict=True)
-        return to_image_list(images, self.size_divisible), list(targets), list(indices)
+        return to_image_list(images, self.size_divisible, at_least), list(targets), list(indices)

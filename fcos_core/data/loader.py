@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,11 +32,13 @@ class Read:
 
     Attributes:
         sample: (image (3, H, W), boxes, dataset index), or None for an image left out.
+        padded_size: (height, width) that its batch is padded to at least.
         unreadable: paths that could not be read on the way.
         error: ends the run.
     """
 
     sample: tuple[Tensor, BoxList, int] | None = None
+    padded_size: tuple[int, int] = (0, 0)
     unreadable: tuple[str, ...] = ()
     error: InputError | None = None
 
@@ -76,8 +79,10 @@ class SampleReader(Dataset):
                 continue
             except InputError as error:
                 return Read(error=error)
-            image, target = self.transform(image, target, sample_rng(self.seed, key.iteration, key.slot))
-            return Read((image, target, index), tuple(skipped))
+            # Other processes do not know what takes an unreadable image's place: it fits the size they pad to.
+            limit = key.padded_size[::-1] if skipped else None
+            image, target = self.transform(image, target, sample_rng(self.seed, key.iteration, key.slot), limit)
+            return Read((image, target, index), key.padded_size, tuple(skipped))
         if self.unreadable == REPLACE:
             return Read(error=_none_readable(self.dataset))
         return Read(unreadable=tuple(skipped))
@@ -108,7 +113,8 @@ class _ReadCollator:
         unreadable = tuple(path for read in reads for path in read.unreadable)
         error = next((read.error for read in reads if read.error), None)
         samples = [read.sample for read in reads if read.sample]
-        return ReadBatch(self.collate(samples) if samples and not error else None, unreadable, error)
+        batch = self.collate(samples, reads[0].padded_size) if samples and not error else None
+        return ReadBatch(batch, unreadable, error)
 
 
 class BatchLoader:
@@ -146,6 +152,7 @@ class BatchLoader:
             collate_fn=_ReadCollator(collate),
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
             # DataLoader draws a seed for each iteration; not from the generator that the model draws from.
             generator=torch.Generator(),
         )
@@ -155,7 +162,7 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         delivered = False
-        for read in self._loader:
+        for read in _naming_killed_workers(self._loader):
             self._count(read.unreadable)
             if read.error is not None:
                 raise read.error
@@ -169,6 +176,26 @@ class BatchLoader:
         for path in paths:
             self.num_unreadable += 1
             logger.warning("Skipped the unreadable image '%s'; %d so far.", path, self.num_unreadable)
+
+
+def _start_worker(_: int) -> None:
+    """A forked worker has the handlers of its parent, which save and leave: signals to it are not its parent's."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _naming_killed_workers(loader: DataLoader) -> Iterator[ReadBatch]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        what = str(error).partition("\n")[0]
+        raise InputError(
+            f"A process that reads images has died: {what} If nobody killed it, memory ran out, which "
+            "`dmesg` shows: lower DATALOADER.NUM_WORKERS; for a bus error give the machine or container more shared "
+            "memory (/dev/shm)."
+        ) from error
 
 
 def _any_readable(dataset: COCODataset | ConcatCOCODataset) -> bool:

@@ -1,6 +1,6 @@
 """Which images make a batch; training batches are a function of seed and iteration alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,11 +19,13 @@ class SampleKey(NamedTuple):
         index: in the dataset.
         iteration: 1-based.
         slot: place in the batch over all processes.
+        padded_size: (height, width) of the whole batch; (0, 0): what the images at hand need.
     """
 
     index: int
     iteration: int
     slot: int
+    padded_size: tuple[int, int] = (0, 0)
 
 
 def sample_rng(seed: int, iteration: int, slot: int) -> np.random.Generator:
@@ -80,17 +82,70 @@ class TrainSampler:
         return groups, earlier
 
 
+class PaddedSize:
+    """Size that a whole training batch is padded to, so that every share of it is.
+
+    GroupNorm and the focal loss's negatives see the padding. As scales are drawn from (seed, iteration, slot),
+    the size is known without reading an image.
+
+    Args:
+        image_sizes: (N, 2), width and height of each image of the dataset.
+        output_size: of the transform: (width, height) of an image and its generator to those it is given.
+        seed: of the draws.
+        size_divisible: height and width are a multiple of this.
+        fixed: (longer, shorter) side that every batch is padded to at least, along the images' longer and
+            shorter sides; None: to what its images need.
+    """
+
+    def __init__(
+        self,
+        image_sizes: np.ndarray,
+        output_size: Callable[[tuple[int, int], np.random.Generator], tuple[int, int]],
+        seed: int,
+        size_divisible: int,
+        fixed: tuple[int, int] | None = None,
+    ) -> None:
+        self.image_sizes = image_sizes
+        self.output_size = output_size
+        self.seed = seed
+        self.size_divisible = size_divisible
+        self.fixed = fixed
+
+    def __call__(self, iteration: int, batch: Sequence[int]) -> tuple[int, int]:
+        """(height, width) for the dataset indices `batch`, those of all processes."""
+        needed = [(0, 0)]
+        for slot, index in enumerate(batch):
+            size = tuple(self.image_sizes[index].tolist())
+            needed.append(self.output_size(size, sample_rng(self.seed, iteration, slot)))
+            if self.fixed is not None:
+                needed.append(self.fixed if size[0] >= size[1] else self.fixed[::-1])
+        width, height = (
+            -(-max(sides) // self.size_divisible) * self.size_divisible for sides in zip(*needed, strict=True)
+        )
+        return height, width
+
+
 class TrainBatchSampler:
     """This process's share of the batches of iterations start_iter + 1 to max_iter.
 
     Of B images, rank r of W takes slots r * B / W to (r + 1) * B / W.
+
+    Args:
+        sampler: gives the whole batches.
+        padded_size: the size that all shares of a batch are padded to.
 
     Raises:
         InputError: the batch cannot be shared equally among the processes.
     """
 
     def __init__(
-        self, sampler: TrainSampler, start_iter: int, max_iter: int, rank: int = 0, world_size: int = 1
+        self,
+        sampler: TrainSampler,
+        padded_size: PaddedSize,
+        start_iter: int,
+        max_iter: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         ims_per_batch = sampler.ims_per_batch
         if ims_per_batch < 1 or ims_per_batch % world_size:
@@ -99,6 +154,7 @@ class TrainBatchSampler:
                 f"write a positive multiple of {world_size}."
             )
         self._sampler = sampler
+        self._padded_size = padded_size
         self._iterations = range(start_iter + 1, max_iter + 1)
         share = ims_per_batch // world_size
         self._slots = range(rank * share, (rank + 1) * share)
@@ -109,7 +165,8 @@ class TrainBatchSampler:
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for iteration in self._iterations:
             batch = self._sampler.batch(iteration)
-            yield [SampleKey(batch[slot], iteration, slot) for slot in self._slots]
+            padded_size = self._padded_size(iteration, batch)
+            yield [SampleKey(batch[slot], iteration, slot, padded_size) for slot in self._slots]
 
 
 class TestBatchSampler:

@@ -27,6 +27,11 @@ def resized_size(size: tuple[int, int], min_size: int, max_size: int) -> tuple[i
     return (min_size, other) if size[0] < size[1] else (other, min_size)
 
 
+def _within(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
+    scale = min(limit[0] / size[0], limit[1] / size[1], 1.0)
+    return max(int(size[0] * scale), 1), max(int(size[1] * scale), 1)
+
+
 class Resize:
     """Scales image and boxes, bilinear with antialiasing on the 8-bit image.
 
@@ -39,9 +44,17 @@ class Resize:
         self.min_sizes = min_sizes
         self.max_size = max_size
 
-    def __call__(self, image: Image.Image, target: BoxList, rng: np.random.Generator) -> tuple[Image.Image, BoxList]:
+    def output_size(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """(width, height) that an image of `size` is given; takes from `rng` what a call takes."""
         min_size = self.min_sizes[rng.integers(len(self.min_sizes))]
-        size = resized_size(image.size, min_size, self.max_size)
+        return resized_size(size, min_size, self.max_size)
+
+    def __call__(
+        self, image: Image.Image, target: BoxList, rng: np.random.Generator, limit: tuple[int, int] | None = None
+    ) -> tuple[Image.Image, BoxList]:
+        size = self.output_size(image.size, rng)
+        if limit is not None:
+            size = _within(size, limit)
         return image.resize(size, Image.Resampling.BILINEAR), target.resize(size)
 
 
@@ -91,8 +104,18 @@ class Transform:
         self.flip = HorizontalFlip(flip_prob)
         self.to_tensor = to_tensor
 
-    def __call__(self, image: Image.Image, target: BoxList, rng: np.random.Generator) -> tuple[Tensor, BoxList]:
-        """(3, H, W) float32 and the boxes on it; all chance comes from `rng`."""
-        image, target = self.resize(image, target, rng)
+    def output_size(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """(width, height) that a call with a generator in the state of `rng` gives an image of `size`."""
+        return self.resize.output_size(size, rng)
+
+    def __call__(
+        self, image: Image.Image, target: BoxList, rng: np.random.Generator, limit: tuple[int, int] | None = None
+    ) -> tuple[Tensor, BoxList]:
+        """(3, H, W) float32 and the boxes on it; all chance comes from `rng`.
+
+        Args:
+            limit: (width, height) that the result is scaled down to fit in.
+        """
+        image, target = self.resize(image, target, rng, limit)
         image, target = self.flip(image, target, rng)
         return self.to_tensor(image), target

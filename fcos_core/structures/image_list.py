@@ -24,13 +24,16 @@ class ImageList:
         return ImageList(self.tensors.to(*args, **kwargs), self.image_sizes)
 
 
-def to_image_list(images: ImageList | Tensor | Sequence[Tensor], size_divisible: int = 0) -> ImageList:
+def to_image_list(
+    images: ImageList | Tensor | Sequence[Tensor], size_divisible: int = 0, at_least: tuple[int, int] = (0, 0)
+) -> ImageList:
     """Gather images into an `ImageList`.
 
     Args:
         images: an `ImageList` (returned as it is), a tensor (C, H, W) or (N, C, H, W), or a sequence of
             (C, H, W) tensors.
         size_divisible: pad height and width up to a multiple of this; 0 pads to the largest image.
+        at_least: (height, width) that a sequence is padded to where none of its images is larger.
 
     Raises:
         TypeError: `images` is something else.
@@ -47,12 +50,13 @@ def to_image_list(images: ImageList | Tensor | Sequence[Tensor], size_divisible:
         images = list(images)
     if not isinstance(images, Sequence) or not all(isinstance(image, Tensor) for image in images):
         raise TypeError(f"Expected an ImageList, a tensor or a sequence of tensors, not {type(images).__name__}")
-    return _pad(images, size_divisible)
+    return _pad(images, size_divisible, at_least)
 
 
-def _pad(images: Sequence[Tensor], size_divisible: int) -> ImageList:
+def _pad(images: Sequence[Tensor], size_divisible: int, at_least: tuple[int, int]) -> ImageList:
     step = max(size_divisible, 1)
-    height, width = (-(-max(image.shape[axis] for image in images) // step) * step for axis in (-2, -1))
+    sizes = [at_least, *(image.shape[-2:] for image in images)]
+    height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
     batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     for slot, image in zip(batch, images, strict=True):
         slot[:, : image.shape[-2], : image.shape[-1]].copy_(image)

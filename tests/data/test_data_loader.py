@@ -10,8 +10,6 @@ from coco_trees import annotation, tree_of
 from PIL import Image
 
 from fcos_core.data import make_data_loader
-from fcos_core.data.build import aspect_groups
-from fcos_core.data.coco import COCODataset
 from fcos_core.data.loader import ReadBatch
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import ImageList
@@ -104,9 +102,43 @@ def test_aspect_ratio_grouping(make_cfg, grouping):
     assert any(mixed) != grouping
 
 
-def test_a_square_image_goes_with_landscape_ones(make_files):
-    dataset = COCODataset(*make_files(tree_of([(40, 30), (40, 40), (30, 40)])))
-    assert aspect_groups(dataset) == [0, 0, 1]
+def test_a_square_image_goes_with_landscape_ones(make_cfg):
+    cfg = make_cfg({"a": tree_of([(40, 30), (40, 40), (30, 40)])}, "SOLVER.MAX_ITER", 12)
+    batches = {frozenset(indices) for _, _, indices in make_data_loader(cfg)}
+    assert batches == {frozenset([0, 1]), frozenset([2])}
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_shares_of_a_batch_are_padded_as_the_whole(make_cfg, monkeypatch, world_size, fixed):
+    words = ("SOLVER.MAX_ITER", 6, "SOLVER.IMS_PER_BATCH", 4, "DATALOADER.ASPECT_RATIO_GROUPING", False)
+    words += ("INPUT.MIN_SIZE_RANGE_TRAIN", (20, 120), "INPUT.MAX_SIZE_TRAIN", 160)
+    cfg = make_cfg({"a": tree_of(SIZES)}, *words, "DATALOADER.PAD_TO_FIXED_SIZE", fixed)
+    whole = list(make_data_loader(cfg))
+    shares = [list(split(cfg, monkeypatch, rank, world_size)) for rank in range(world_size)]
+    for iteration, (images, _, indices) in enumerate(whole):
+        parts = [share[iteration] for share in shares]
+        assert torch.equal(images.tensors, torch.cat([part[0].tensors for part in parts]))
+        assert indices == [index for part in parts for index in part[2]]
+    # 120 and 160 pixels, the longest sides, up to multiples of 32.
+    at_fixed_sizes = {side for images, _, _ in whole for side in images.tensors.shape[-2:]} <= {128, 160}
+    assert at_fixed_sizes == fixed
+
+
+def test_what_replaces_an_unreadable_image_fits_the_size_of_its_batch(make_cfg):
+    # The wide image replaces the narrow one that cannot be read; other processes pad to the narrow one's size.
+    words = ("SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 1, "DATALOADER.SKIP_UNREADABLE", True)
+    cfg = make_cfg({"a": tree_of([(40, 40), (90, 40)])}, *words)
+    path = make_data_loader(cfg).dataset.image_path(0)
+    with open(path, "wb") as file:
+        file.write(b"not an image")
+    batches = list(make_data_loader(cfg))
+    needed = [images.tensors.shape[-1] for images, _, _ in batches]
+    assert len(set(needed)) == 2 and all(indices == [1] for _, _, indices in batches)
+    for images, (target,), _ in batches:
+        height, width = images.image_sizes[0]
+        assert target.size == (width, height)
+        assert width <= images.tensors.shape[-1] and height <= images.tensors.shape[-2]
 
 
 def test_several_training_sets_are_one(make_cfg):

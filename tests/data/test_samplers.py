@@ -3,17 +3,30 @@
 from collections import Counter
 from itertools import chain, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcos_core.data.samplers import SampleKey, TestBatchSampler, TrainBatchSampler, TrainSampler, sample_rng
+from fcos_core.data.samplers import (
+    PaddedSize,
+    SampleKey,
+    TestBatchSampler,
+    TrainBatchSampler,
+    TrainSampler,
+    sample_rng,
+)
+from fcos_core.data.transforms import Resize
 from fcos_core.errors import InputError
 
 GROUPS = st.lists(st.integers(0, 1), min_size=1, max_size=15)
 SEEDS = st.integers(0, 2**40)
 
 seeded = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def no_padding(iteration: int, batch: list[int]) -> tuple[int, int]:
+    return (0, 0)
 
 
 def batches(sampler: TrainSampler, first: int, last: int) -> list[list[int]]:
@@ -49,9 +62,9 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(groups, size, seed, it
 @given(GROUPS, st.integers(1, 3), st.integers(1, 4), SEEDS, st.integers(0, 40))
 def test_any_number_of_processes_makes_the_same_global_batch(groups, share, world_size, seed, start_iter):
     size = share * world_size
-    whole = TrainBatchSampler(TrainSampler(groups, size, seed), start_iter, start_iter + 5)
+    whole = TrainBatchSampler(TrainSampler(groups, size, seed), no_padding, start_iter, start_iter + 5)
     parts = [
-        TrainBatchSampler(TrainSampler(groups, size, seed), start_iter, start_iter + 5, rank, world_size)
+        TrainBatchSampler(TrainSampler(groups, size, seed), no_padding, start_iter, start_iter + 5, rank, world_size)
         for rank in range(world_size)
     ]
     together = [list(chain.from_iterable(shares)) for shares in zip(*parts, strict=True)]
@@ -62,20 +75,51 @@ def test_any_number_of_processes_makes_the_same_global_batch(groups, share, worl
 @seeded
 @given(GROUPS, SEEDS, st.integers(0, 30))
 def test_resuming_goes_on_as_if_never_stopped(groups, seed, start_iter):
-    from_start = TrainBatchSampler(TrainSampler(groups, 2, seed), 0, 30)
-    resumed = TrainBatchSampler(TrainSampler(groups, 2, seed), start_iter, 30)
+    from_start = TrainBatchSampler(TrainSampler(groups, 2, seed), no_padding, 0, 30)
+    resumed = TrainBatchSampler(TrainSampler(groups, 2, seed), no_padding, start_iter, 30)
     assert list(from_start)[start_iter:] == list(resumed)
     assert len(resumed) == 30 - start_iter
     assert [keys[0].iteration for keys in resumed] == list(range(start_iter + 1, 31))
 
 
+@seeded
+@given(
+    st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=5), SEEDS, st.integers(1, 10**6)
+)
+def test_padded_size_is_the_least_that_holds_every_image(sizes, seed, iteration):
+    resize = Resize(range(640, 801), 1333)
+    padded = PaddedSize(np.array(sizes), resize.output_size, seed, 32)(iteration, range(len(sizes)))
+    drawn = [resize.output_size(size, sample_rng(seed, iteration, slot)) for slot, size in enumerate(sizes)]
+    width, height = (max(sides) for sides in zip(*drawn, strict=True))
+    assert padded[0] % 32 == padded[1] % 32 == 0
+    assert 0 <= padded[0] - height < 32 and 0 <= padded[1] - width < 32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "height_and_width"),
+    [
+        # 1344x800 for landscape, 800x1344 for portrait, the larger of both sides for a mix: the numbers.
+        ([(640, 480), (500, 375)], (800, 1344)),
+        ([(480, 640)], (1344, 800)),
+        ([(640, 480), (480, 640)], (1344, 1344)),
+        # A sliver's longer side is truncated after its shorter one was rounded up: it may pass 1333.
+        ([(10000, 42)], (800, 1440)),
+    ],
+)
+def test_fixed_padded_size(sizes, height_and_width):
+    resize = Resize((640, 800), 1333)
+    padded_size = PaddedSize(np.array(sizes), resize.output_size, 0, 32, fixed=(1333, 800))
+    for iteration in range(1, 6):
+        assert padded_size(iteration, range(len(sizes))) == height_and_width
+
+
 def test_iterating_twice_gives_the_same():
-    sampler = TrainBatchSampler(TrainSampler([0, 1, 0, 1, 1], 2, 0), 3, 12)
+    sampler = TrainBatchSampler(TrainSampler([0, 1, 0, 1, 1], 2, 0), no_padding, 3, 12)
     assert list(sampler) == list(sampler)
 
 
 def test_a_finished_run_has_no_iterations_left():
-    sampler = TrainBatchSampler(TrainSampler([0], 1, 0), 10, 7)
+    sampler = TrainBatchSampler(TrainSampler([0], 1, 0), no_padding, 10, 7)
     assert len(sampler) == 0 and list(sampler) == []
 
 
@@ -129,7 +173,7 @@ def test_an_empty_group_is_no_matter(groups):
 def test_a_batch_that_processes_cannot_share_equally(size, world_size):
     sampler = TrainSampler([0, 0], size, 0)
     with pytest.raises(InputError, match=rf"IMS_PER_BATCH is {size}.* positive multiple of {world_size}"):
-        TrainBatchSampler(sampler, 0, 10, 0, world_size)
+        TrainBatchSampler(sampler, no_padding, 0, 10, 0, world_size)
 
 
 @seeded
@@ -157,5 +201,5 @@ def test_every_sample_has_its_own_generator():
 
 
 def test_keys_can_be_told_apart_by_name():
-    (keys,) = TrainBatchSampler(TrainSampler([0], 2, 0), 4, 5)
+    (keys,) = TrainBatchSampler(TrainSampler([0], 2, 0), no_padding, 4, 5)
     assert keys == [SampleKey(index=0, iteration=5, slot=0), SampleKey(index=0, iteration=5, slot=1)]
