@@ -33,6 +33,22 @@ def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
     return state_dict_of(read_checkpoint(path), path)
 
 
+def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
+    """The moving average of the weights ("ema") in the training state `source`, a file or URL; as above.
+
+    Raises:
+        InputError: `source` cannot be had, is damaged, or holds no average.
+    """
+    path = find_weights(source)
+    content = read_checkpoint(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get("ema"), Mapping):
+        raise InputError(
+            f"The file '{path}' holds no average of weights: train with SOLVER.EMA_DECAY above 0, or set "
+            "TEST.USE_EMA False."
+        )
+    return state_dict_of({key: value for key, value in content["ema"].items() if key != "n_averaged"}, path)
+
+
 def find_weights(source: str) -> str:
     """Path of the file that `source` (file, URL or catalog:// name) stands for; URLs are downloaded once.
 

@@ -3,6 +3,7 @@ import logging
 import os
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,7 +227,7 @@ def lacking_a_key(path):
     ("edit", "sentence"),
     [
         (damage, r"Cannot resume. The file '.*model_a\.pth' is damaged"),
-        (os.remove, r"names '.*model_a\.pth', which does not exist"),
+        (os.remove, r"is to be '.*model_a\.pth', which does not exist"),
         (without("optimizer"), r"'.*model_a\.pth' is no training state, it lacks optimizer"),
         (without("optimizer", "scheduler"), "it lacks optimizer and scheduler"),
         (other_optimizer, r"the optimizer in '.*model_a\.pth' is not this run's"),
@@ -243,8 +244,62 @@ def test_state_that_cannot_be_resumed(tmp_path, edit, sentence):
 
 def test_empty_last_checkpoint(tmp_path):
     (tmp_path / "last_checkpoint").write_text("\n")
-    with pytest.raises(InputError, match="last_checkpoint is empty; write the name"):
+    with pytest.raises(InputError, match="last_checkpoint is empty: write the name"):
         make_run(tmp_path).resume()
+
+
+def flip_a_bit(path):
+    """Of a tensor's data, where torch.load does not look whether it is what was written."""
+    content = bytearray(Path(path).read_bytes())
+    content[content.index(torch.load(path, weights_only=True)["model"]["rpn.head.bias"].numpy().tobytes())] ^= 1
+    Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [damage, os.remove, flip_a_bit, lambda path: Path(path).write_bytes(b"")])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, spoil, caplog):
+    run = make_run(tmp_path)
+    for iteration in (5, 10, 20, 30):
+        run.save(f"model_{iteration:07d}", iteration=iteration)
+    # Somebody went back to 20; what comes after is of no interest.
+    (tmp_path / "last_checkpoint").write_text("model_0000020.pth")
+    spoil(str(tmp_path / "model_0000020.pth"))
+    assert make_run(tmp_path).resume() == {"iteration": 10}
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "model_0000020.pth" in warning and warning.endswith("model_0000010.pth")
+
+
+@pytest.mark.parametrize("last", ["model_final.pth", ""])
+def test_fall_back_from_a_checkpoint_without_a_number(tmp_path, last):
+    run = make_run(tmp_path)
+    for name, iteration in (("model_0000005", 5), ("model_0000010", 10), ("model_final", 12)):
+        run.save(name, iteration=iteration)
+    damage(tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text(last)
+    assert make_run(tmp_path).resume() == {"iteration": 10}
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    run = make_run(tmp_path, keep_last=2)
+    run.save("model_0000040", tag=False, iteration=40)  # of a run that somebody went back from
+    run.save("model_best", tag=False, iteration=1)
+    for iteration in (1, 2, 3, 4):
+        run.save(f"model_{iteration:07d}", iteration=iteration)
+    run.save("model_final", iteration=4)
+    names = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert names == ["model_0000003.pth", "model_0000004.pth", "model_0000040.pth", "model_best.pth", "model_final.pth"]
+
+
+def test_other_parts_of_the_state(tmp_path, caplog):
+    make_run(tmp_path).save("model_a", iteration=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    # Switched on in the middle of a run, it starts anew and says so.
+    assert make_run(tmp_path, others={"scaler": scaler}).resume() == {"iteration": 1}
+    assert "has no scaler: it starts anew" in caplog.text
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0})
+    make_run(tmp_path, others={"scaler": scaler}).save("model_b", iteration=2)
+    other = torch.amp.GradScaler("cpu")
+    assert make_run(tmp_path, others={"scaler": other}).resume() == {"iteration": 2}
+    assert other.get_scale() == 4.0
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
