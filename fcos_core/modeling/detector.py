@@ -29,7 +29,10 @@ class Detector(nn.Module):
         self.rpn = rpn
 
     def forward(
-        self, images: ImageList | Tensor | Sequence[Tensor], targets: Sequence[BoxList] | None = None
+        self,
+        images: ImageList | Tensor | Sequence[Tensor],
+        targets: Sequence[BoxList] | None = None,
+        batch_targets: Sequence[BoxList] | None = None,
     ) -> dict[str, Tensor] | list[BoxList]:
         """Losses in training, detections in evaluation.
 
@@ -37,6 +40,8 @@ class Detector(nn.Module):
             images: (N, 3, H, W), height and width multiples of 32, as the config's transforms give them; other
                 forms as in `to_image_list`.
             targets: in training, per image boxes with field "labels", (M,) int64, 1-based, in pixels of `images`.
+            batch_targets: in training on a part of a batch, the targets of all its parts, `targets` among them;
+                all parts have the size of `images`. See `FCOSLoss`.
 
         Returns:
             In training `loss_cls`, `loss_reg` and `loss_centerness`, scalars. In evaluation per image a BoxList
@@ -49,7 +54,9 @@ class Detector(nn.Module):
             raise ValueError("In training mode the detector needs targets")
         images = to_image_list(images, size_divisible=32)
         features = self.backbone(images.tensors)
-        return self.rpn(features, images.image_sizes, targets if self.training else None)
+        if not self.training:
+            return self.rpn(features, images.image_sizes)
+        return self.rpn(features, images.image_sizes, targets, batch_targets)
 
 
 def build_detection_model(cfg: "Config") -> Detector:

@@ -39,12 +39,13 @@ class FCOS(nn.Module):
         features: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
         targets: Sequence[BoxList] | None = None,
+        batch_targets: Sequence[BoxList] | None = None,
     ) -> dict[str, Tensor] | list[BoxList]:
         """Losses when `targets` are given, otherwise detections; see `FCOSLoss` and `FCOSPostProcessor`."""
         outputs = self.head(features)
         locations = compute_locations(features, self.strides)
         if targets is not None:
-            return self.loss(locations, *outputs, targets)
+            return self.loss(locations, *outputs, targets, batch_targets)
         return self.postprocess(locations, *outputs, image_sizes)
 
 

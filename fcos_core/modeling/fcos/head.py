@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fcos_core.layers.scale import Scale
@@ -62,5 +63,10 @@ class FCOSHead(nn.Module):
             cls_tower = self.cls_tower(feature)
             logits.append(self.cls_logits(cls_tower))
             centerness.append(self.centerness(cls_tower))
-            bbox_reg.append(scale(self.bbox_pred(self.bbox_tower(feature))).exp())
+            bbox_reg.append(self._distances(self.bbox_tower(feature), scale))
         return logits, bbox_reg, centerness
+
+    def _distances(self, tower: Tensor, scale: Scale) -> Tensor:
+        # The exponential makes an error of their logarithm, 0.03 in bfloat16, one of 3% in the distances.
+        with torch.autocast(tower.device.type, enabled=False):
+            return scale(self.bbox_pred(tower.to(torch.promote_types(tower.dtype, self.bbox_pred.weight.dtype)))).exp()

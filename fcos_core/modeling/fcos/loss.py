@@ -35,28 +35,34 @@ class FCOSLoss:
         bbox_reg: Sequence[Tensor],
         centerness: Sequence[Tensor],
         targets: Sequence[BoxList],
+        batch_targets: Sequence[BoxList] | None = None,
     ) -> dict[str, Tensor]:
-        """Scalar losses `loss_cls`, `loss_reg` and `loss_centerness`.
+        """Scalar losses `loss_cls`, `loss_reg` and `loss_centerness`, in float32 or more.
 
         Args:
             locations: per level (L_l, 2), (x, y) in pixels.
             logits, bbox_reg, centerness: the head's outputs.
             targets: per image, boxes in pixels with field "labels", (M,) int64, 1-based.
+            batch_targets: those of all images that this process adds gradients of before a step, where
+                `targets` are only a part of them; losses of the parts then sum up to those of the whole.
         """
-        labels, distances = assign_targets(locations, self.ranges, targets)
-        labels = labels.reshape(-1)
-        positive = torch.nonzero(labels > 0).squeeze(1)
-        distances = distances.reshape(-1, 4)[positive]
-        predicted = _by_location(bbox_reg)[positive]
-        predicted_centerness = _by_location(centerness)[positive].squeeze(1)
-        weights = centerness_targets(distances)
+        with torch.autocast(locations[0].device.type, enabled=False):
+            return self._losses(locations, logits, bbox_reg, centerness, targets, batch_targets)
 
-        num_positive, num_images, total_weight = (
-            comm.all_reduce_sum(
-                torch.stack([weights.new_tensor(len(positive)), weights.new_tensor(len(targets)), weights.sum()])
-            )
-            / comm.get_world_size()
-        )
+    def _losses(
+        self,
+        locations: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        bbox_reg: Sequence[Tensor],
+        centerness: Sequence[Tensor],
+        targets: Sequence[BoxList],
+        batch_targets: Sequence[BoxList] | None,
+    ) -> dict[str, Tensor]:
+        labels, positive, distances, weights = self._assign(locations, targets)
+        predicted = _by_location(bbox_reg)[positive]
+        predicted_centerness = _by_location(centerness)[positive].squeeze(1).to(weights.dtype)
+        num_positive, num_images, total_weight = self._normalizers(locations, weights, targets, batch_targets)
+
         loss_cls = self.focal_loss(_by_location(logits), labels) / (num_positive + num_images)
         # Without positives the sums are 0 and stay connected to the graph.
         loss_reg = (iou_losses(predicted, distances) * weights).sum() / _or_one(total_weight)
@@ -66,6 +72,28 @@ class FCOSLoss:
             "loss_reg": loss_reg,
             "loss_centerness": loss_centerness / _or_one(num_positive),
         }
+
+    def _assign(self, locations: Sequence[Tensor], targets: Sequence[BoxList]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Labels (N * L,); of the P positives the positions, distances (P, 4) and centerness targets (P,)."""
+        labels, distances = assign_targets(locations, self.ranges, targets)
+        labels = labels.reshape(-1)
+        positive = torch.nonzero(labels > 0).squeeze(1)
+        distances = distances.reshape(-1, 4)[positive]
+        return labels, positive, distances, centerness_targets(distances)
+
+    def _normalizers(
+        self,
+        locations: Sequence[Tensor],
+        weights: Tensor,
+        targets: Sequence[BoxList],
+        batch_targets: Sequence[BoxList] | None,
+    ) -> Tensor:
+        """(3,): positives, images and centerness of the whole batch, each divided by the number of processes."""
+        if batch_targets is not None:
+            targets = batch_targets
+            weights = torch.cat([self._assign(locations, [target])[-1] for target in targets])
+        own = torch.stack([weights.new_tensor(len(weights)), weights.new_tensor(len(targets)), weights.sum()])
+        return comm.all_reduce_sum(own) / comm.get_world_size()
 
 
 def _by_location(levels: Sequence[Tensor]) -> Tensor:
