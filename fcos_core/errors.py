@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class LostProcessError(RuntimeError):
+    """Another process of the run has gone, or does not answer; what happened to it is for it to say."""
+
+
 def require(holds: bool, key: str, value: Any, wanted: str) -> None:
     """Raise `InputError` with the config key, its value and what to write instead, unless `holds`."""
     if not holds:

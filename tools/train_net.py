@@ -13,8 +13,7 @@ def main() -> None:
     run.setup_run(config)
     # A mistake in the test data should show now, not after days of training.
     test_loaders = {} if arguments.skip_test else run.test_data_loaders(config)
-    model = run.train(config)
-    run.test(config, test_loaders, model)
+    run.train(config, test_loaders)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,15 @@ _C.OUTPUT_DIR = "."
 # Seeds weights, data order, flips and scales.
 _C.SEED = 0
 
+_C.DISTRIBUTED = Config()
+# Seconds that a process waits for the others, or for its data, before it says so and ends. Evaluation, which the
+# main process does alone, has to fit in.
+_C.DISTRIBUTED.TIMEOUT = 1800
+
 # ---------------------------------------------------------------------------------------------- model
 _C.MODEL = Config()
-# "cuda" or "cpu"; cuda where there is one.
+# "cuda", each process on a GPU of its own; "cuda:0" and the like, all processes on that one; "cpu". cuda where
+# there is one.
 _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Weights to start from and nothing else: a .pth or .pkl file, a URL (#NAME names the cached file), or a
 # catalog:// name of paths_catalog.py. Empty: random initialization.
@@ -130,6 +136,10 @@ _C.DATALOADER.NUM_WORKERS = 4
 _C.DATALOADER.SIZE_DIVISIBILITY = 32
 # Landscape and portrait images are not mixed in a training batch.
 _C.DATALOADER.ASPECT_RATIO_GROUPING = True
+# Every training batch is padded to one size: the longest sides that INPUT allows, 1344x800 (width x height) for
+# landscape, 800x1344 for portrait images, the larger of both where a batch mixes. Batch statistics then see the
+# same share of padding at every iteration.
+_C.DATALOADER.PAD_TO_FIXED_SIZE = False
 # Images without a usable box are trained on as negatives rather than dropped.
 _C.DATALOADER.KEEP_EMPTY_IMAGES = False
 # An image that cannot be read is skipped and counted rather than ending the run.
@@ -153,8 +163,22 @@ _C.SOLVER.WARMUP_ITERS = 500
 _C.SOLVER.WARMUP_METHOD = "linear"
 # Iterations between checkpoints.
 _C.SOLVER.CHECKPOINT_PERIOD = 2500
+# Of the checkpoints model_NNNNNNN.pth, this many newest are kept; 0: all.
+_C.SOLVER.CHECKPOINT_KEEP_LAST = 0
+# Iterations between log lines, lines of metrics.jsonl and points of TensorBoard's curves.
+_C.SOLVER.LOG_PERIOD = 20
 # Images a batch over all processes together.
 _C.SOLVER.IMS_PER_BATCH = 16
+# Each process takes its share of a batch in this many parts, one after another, in the memory of one part. The
+# gradients are those of the whole batch, save for BatchNorms that are trained: they see a part at a time.
+_C.SOLVER.ACCUMULATE_STEPS = 1
+# "float32"; "bfloat16" or "float16": autocast to it in training, float16 with a gradient scaler.
+_C.SOLVER.PRECISION = "float32"
+# The gradient's norm over all parameters is brought down to this; 0: left as it is.
+_C.SOLVER.CLIP_GRADIENT_NORM = 0.0
+# An average of the weights is kept, average * EMA_DECAY + weights * (1 - EMA_DECAY) after each iteration, and
+# saved as "ema" in checkpoints; 0: none. TEST.USE_EMA tests it.
+_C.SOLVER.EMA_DECAY = 0.0
 # Later FCOS: learning-rate factor of deformable offsets; has no effect before deformable convolutions.
 _C.SOLVER.DCONV_OFFSETS_LR_FACTOR = 1.0
 
@@ -165,6 +189,13 @@ _C.TEST = Config()
 _C.TEST.IMS_PER_BATCH = 8
 # Detections kept an image.
 _C.TEST.DETECTIONS_PER_IMG = 100
+# Iterations between evaluations on DATASETS.TEST during training; 0: none.
+_C.TEST.EVAL_PERIOD = 0
+# Metric of the first dataset of DATASETS.TEST: the evaluation that gave most of it is kept as model_best.pth.
+# AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; empty: none is kept.
+_C.TEST.BEST_METRIC = "AP"
+# The average of the weights (SOLVER.EMA_DECAY) is tested rather than the weights.
+_C.TEST.USE_EMA = False
 # [["bbox", metric, mean, deviation], ...]: a metric more than SIGMA_TOL deviations off its mean is an error.
 _C.TEST.EXPECTED_RESULTS = []
 _C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4.0

@@ -3,13 +3,21 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from fcos_core.config import Config, cfg
-from fcos_core.errors import InputError, require
+from fcos_core.errors import InputError, LostProcessError, require
+
+# Collectives outlast the training's own limit, which says more when it is passed.
+_GRACE_SECONDS = 60
+# A launcher that notices the process that failed first, and ends the others, reports that one.
+_LAUNCHER_SECONDS = 10
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -38,40 +46,64 @@ def make_config(arguments: argparse.Namespace) -> Config:
 
 def run_program(main: Callable[[], None]) -> None:
     """Call `main` and exit; an `InputError` is printed as one line, without a traceback, with status 1."""
+
+    def work() -> None:
+        try:
+            main()
+        except LostProcessError as error:
+            _leave(error)
+
     try:
-        main()
+        # torchrun shows what the process that failed first recorded, which is not one that lost another.
+        record(work)()
     except InputError as error:
         # Other processes may be waiting in a collective: leave at once, so that the launcher ends them.
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _leave(error: LostProcessError) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    time.sleep(_LAUNCHER_SECONDS)
+    # Destroying a process group would wait for those that have gone.
+    os._exit(1)
 
 
 def init_processes(config: Config, local_rank: int | None) -> None:
     """Join the other processes of a torchrun or torch.distributed.launch call, if there are any.
 
     Args:
-        config: MODEL.DEVICE decides between NCCL and gloo.
+        config: MODEL.DEVICE: "cuda", a GPU a process over NCCL; "cpu", or one GPU for all such as "cuda:0", gloo.
         local_rank: --local_rank of the command line; the environment's LOCAL_RANK is used without it.
 
     Raises:
         InputError: MODEL.DEVICE is not there, or not once for each process.
     """
+    require(config.DISTRIBUTED.TIMEOUT > 0, "DISTRIBUTED.TIMEOUT", config.DISTRIBUTED.TIMEOUT, "seconds, more than 0")
     device = config.MODEL.DEVICE
     require(device == "cpu" or device.partition(":")[0] == "cuda", "MODEL.DEVICE", device, "cpu or cuda")
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError("MODEL.DEVICE is cuda, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
-    if device == "cpu":
-        if config.MODEL.SYNCBN:
-            raise InputError("MODEL.SYNCBN over several processes needs GPUs; train in one process, or set it False.")
-        dist.init_process_group("gloo")
+    timeout = timedelta(seconds=config.DISTRIBUTED.TIMEOUT + _GRACE_SECONDS)
+    if device == "cuda":
+        _take_gpu(int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank)
+        dist.init_process_group("nccl", timeout=timeout)
         return
-    rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
-    require(device == "cuda", "MODEL.DEVICE", device, "cuda; each process of a launcher takes a GPU of its own")
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    # A GPU that is named is shared by all processes, which NCCL does not do.
+    dist.init_process_group("gloo", timeout=timeout)
+
+
+def _take_gpu(local_rank: int) -> None:
     count = torch.cuda.device_count()
-    if rank >= count:
-        raise InputError(f"Process {rank} of this machine has no GPU of its own: {count} were found; start fewer.")
-    torch.cuda.set_device(rank)
-    dist.init_process_group("nccl")
+    if local_rank >= count:
+        raise InputError(
+            f"Process {local_rank} of this machine has no GPU of its own: {count} were found; start fewer."
+        )
+    torch.cuda.set_device(local_rank)

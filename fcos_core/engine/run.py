@@ -3,16 +3,20 @@
 import logging
 import os
 import tempfile
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fcos_core.data import make_data_loader
 from fcos_core.data.loader import BatchLoader
 from fcos_core.engine.inference import inference
-from fcos_core.engine.trainer import do_train
+from fcos_core.engine.trainer import TrainingOptions, do_train
 from fcos_core.errors import InputError, require
+from fcos_core.evaluation import METRICS
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_lr_scheduler, make_optimizer
 from fcos_core.utils import comm
@@ -20,10 +24,12 @@ from fcos_core.utils.checkpoint import DetectronCheckpointer
 from fcos_core.utils.collect_env import collect_env_info
 from fcos_core.utils.logger import setup_logger
 from fcos_core.utils.matching import load_matching
-from fcos_core.utils.weights import load_state_dict_file
+from fcos_core.utils.weights import load_averaged_state_dict_file, load_state_dict_file
 
 if TYPE_CHECKING:
     from fcos_core.config import Config
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 logger = logging.getLogger(__name__)
 
@@ -43,33 +49,68 @@ def setup_run(cfg: "Config") -> None:
     logger.info("Running with config:\n%s", cfg)
 
 
-def train(cfg: "Config") -> nn.Module:
+def train(cfg: "Config", test_loaders: dict[str, BatchLoader] | None = None) -> nn.Module:
     """Train the model that `cfg` describes, on from OUTPUT_DIR where a training was begun there.
 
+    Args:
+        cfg: the whole config.
+        test_loaders: as `test_data_loaders` gives them: the model is tested on them at the end, and before every
+            TEST.EVAL_PERIOD iterations. Empty: it is not tested.
+
     Returns:
-        The trained model.
+        The trained model; the average of its weights where TEST.USE_EMA says so.
 
     Raises:
         InputError: something in the config, the data or the weights cannot be used.
+        LostProcessError: another process has gone.
     """
-    require(cfg.SOLVER.CHECKPOINT_PERIOD >= 1, "SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, "1 or more")
+    _check_keys(cfg)
     torch.manual_seed(cfg.SEED)
     device = torch.device(cfg.MODEL.DEVICE)
     model = build_detection_model(cfg).to(device)
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
-    checkpointer = DetectronCheckpointer(cfg, model, optimizer, scheduler, cfg.OUTPUT_DIR, comm.is_main_process())
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.SOLVER.PRECISION == "float16")
+    average = _make_average(cfg, model)
+    others = {"scaler": scaler if scaler.is_enabled() else None, "ema": average}
+    checkpointer = DetectronCheckpointer(
+        cfg,
+        model,
+        optimizer,
+        scheduler,
+        cfg.OUTPUT_DIR,
+        others={name: part for name, part in others.items() if part is not None},
+        keep_last=cfg.SOLVER.CHECKPOINT_KEEP_LAST,
+    )
     resumed = checkpointer.resume()
-    arguments = {"iteration": 0, **(resumed or {})}
+    arguments = {name: value for name, value in (resumed or {}).items() if name in ("iteration", "best")}
+    arguments.setdefault("iteration", 0)
     # Data is looked at before weights: a mistake there should not wait for a download.
     data_loader = make_data_loader(
         cfg, is_train=True, is_distributed=comm.get_world_size() > 1, start_iter=arguments["iteration"]
     )
     if resumed is None:
         checkpointer.load(cfg.MODEL.WEIGHT)
+    tested = average.module if cfg.TEST.USE_EMA else model
+    evaluation = _Evaluation(cfg, tested, test_loaders, checkpointer, arguments) if test_loaders else None
     if arguments["iteration"] >= cfg.SOLVER.MAX_ITER:
         logger.info("Iteration %d of %d is done: nothing to train.", arguments["iteration"], cfg.SOLVER.MAX_ITER)
-        return model
+        if evaluation is not None:
+            evaluation(True)
+        return tested
+    _write_record(cfg)
+    options = TrainingOptions(
+        seed=cfg.SEED,
+        log_period=cfg.SOLVER.LOG_PERIOD,
+        timeout=cfg.DISTRIBUTED.TIMEOUT,
+        precision=PRECISIONS[cfg.SOLVER.PRECISION],
+        scaler=scaler,
+        accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+        clip_gradient_norm=cfg.SOLVER.CLIP_GRADIENT_NORM,
+        average=average,
+        evaluate=evaluation,
+        eval_period=cfg.TEST.EVAL_PERIOD,
+    )
     do_train(
         _distributed(model, device),
         data_loader,
@@ -79,9 +120,57 @@ def train(cfg: "Config") -> nn.Module:
         device,
         cfg.SOLVER.CHECKPOINT_PERIOD,
         arguments,
+        options,
     )
-    comm.broadcast_buffers(model)
-    return model
+    comm.broadcast_buffers(tested)
+    return tested
+
+
+class _Evaluation:
+    """Tests the model in training and, where that is done more than once, keeps the best as model_best.pth.
+
+    Args:
+        model: what is tested.
+        arguments: those of the training; "best" is set to the highest metric so far.
+    """
+
+    def __init__(
+        self,
+        cfg: "Config",
+        model: nn.Module,
+        loaders: dict[str, BatchLoader],
+        checkpointer: DetectronCheckpointer,
+        arguments: dict[str, Any],
+    ) -> None:
+        self.cfg = cfg
+        self.model = model
+        self.loaders = loaders
+        self.checkpointer = checkpointer
+        self.arguments = arguments
+
+    def __call__(self, finished: bool) -> dict[str, float]:
+        """Metrics by "dataset/metric"; empty on processes other than the main one.
+
+        Args:
+            finished: the training is; TEST.EXPECTED_RESULTS are of its end.
+        """
+        # Each process has tracked statistics of its own; all test with those that are saved.
+        comm.broadcast_buffers(self.model)
+        results = test(self.cfg, self.loaders, self.model, check_expected=finished)
+        results = {name: result for name, result in results.items() if result}
+        metric = self.cfg.TEST.BEST_METRIC
+        if self.cfg.TEST.EVAL_PERIOD and metric and (first := results.get(self.cfg.DATASETS.TEST[0])):
+            self._keep_best(metric, first["bbox"][metric])
+        return {f"{name}/{key}": value for name, result in results.items() for key, value in result["bbox"].items()}
+
+    def _keep_best(self, metric: str, value: float) -> None:
+        best = self.arguments.get("best")
+        if best is not None and value <= best:
+            logger.info("%s is %.4f; the best so far is %.4f.", metric, value, best)
+            return
+        self.arguments["best"] = value
+        logger.info("%s is %.4f, the best so far.", metric, value)
+        self.checkpointer.save("model_best", tag=False, **self.arguments)
 
 
 def test_data_loaders(cfg: "Config") -> dict[str, BatchLoader]:
@@ -95,7 +184,10 @@ def test_data_loaders(cfg: "Config") -> dict[str, BatchLoader]:
 
 
 def test(
-    cfg: "Config", data_loaders: dict[str, BatchLoader], model: nn.Module | None = None
+    cfg: "Config",
+    data_loaders: dict[str, BatchLoader],
+    model: nn.Module | None = None,
+    check_expected: bool = True,
 ) -> dict[str, dict[str, Any] | None]:
     """Test `model`, or the file that MODEL.WEIGHT names, on every dataset.
 
@@ -103,6 +195,7 @@ def test(
         cfg: the whole config.
         data_loaders: as `test_data_loaders` gives them.
         model: on MODEL.DEVICE.
+        check_expected: compare metrics with TEST.EXPECTED_RESULTS.
 
     Returns:
         Dataset name to metrics, as `fcos_core.engine.inference.inference` gives them.
@@ -119,7 +212,7 @@ def test(
             data_loader,
             dataset_name=name,
             device=cfg.MODEL.DEVICE,
-            expected_results=cfg.TEST.EXPECTED_RESULTS,
+            expected_results=cfg.TEST.EXPECTED_RESULTS if check_expected else (),
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=os.path.join(cfg.OUTPUT_DIR, "inference", name),
         )
@@ -131,7 +224,8 @@ def _load_model(cfg: "Config") -> nn.Module:
     if not cfg.MODEL.WEIGHT:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
-    matching = load_matching(model, load_state_dict_file(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
+    load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
+    matching = load_matching(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
     untrained = [*matching.missing, *(key for key, _, _ in matching.mismatched)]
     if untrained:
         raise InputError(
@@ -141,12 +235,64 @@ def _load_model(cfg: "Config") -> nn.Module:
     return model
 
 
+def _write_record(cfg: "Config") -> None:
+    """Beside the checkpoints, what they were made with."""
+    if comm.is_main_process():
+        folder = Path(cfg.OUTPUT_DIR)
+        (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        (folder / "environment.txt").write_text(collect_env_info() + "\n", encoding="utf-8")
+
+
+def _make_average(cfg: "Config", model: nn.Module) -> AveragedModel | None:
+    if not cfg.SOLVER.EMA_DECAY:
+        return None
+    # Buffers are taken over as they are: statistics are averages already.
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA_DECAY))
+
+
 def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     device_ids = [torch.cuda.current_device()] if device.type == "cuda" else None
-    # Every process starts from the same weights; BatchNorm statistics that are trained stay each process' own.
-    return nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=device_ids,
+        # Every process starts from the same weights; statistics that are trained stay each process' own.
+        broadcast_buffers=False,
+        # Without it buckets are laid out anew after the first iteration, and gloo's sums of more than two
+        # processes depend on the layout in their last bit: a resumed run would differ from an uninterrupted one.
+        find_unused_parameters=device.type == "cpu",
+    )
+
+
+def _check_keys(cfg: "Config") -> None:
+    """Values that would otherwise fail far from here, or not at all and do something else."""
+    solver, test = cfg.SOLVER, cfg.TEST
+    share = solver.IMS_PER_BATCH // comm.get_world_size()
+    at_most_share = f"1 to {share}, the images of a batch in each process"
+    precisions, metrics = ", ".join(PRECISIONS), ", ".join(METRICS)
+    checks = [
+        (solver.CHECKPOINT_PERIOD >= 1, "SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, "1 or more"),
+        (solver.CHECKPOINT_KEEP_LAST >= 0, "SOLVER.CHECKPOINT_KEEP_LAST", solver.CHECKPOINT_KEEP_LAST, "0 or more"),
+        (solver.LOG_PERIOD >= 1, "SOLVER.LOG_PERIOD", solver.LOG_PERIOD, "1 or more"),
+        (
+            1 <= solver.ACCUMULATE_STEPS <= max(share, 1),
+            "SOLVER.ACCUMULATE_STEPS",
+            solver.ACCUMULATE_STEPS,
+            at_most_share,
+        ),
+        (solver.PRECISION in PRECISIONS, "SOLVER.PRECISION", solver.PRECISION, f"one of {precisions}"),
+        (solver.CLIP_GRADIENT_NORM >= 0, "SOLVER.CLIP_GRADIENT_NORM", solver.CLIP_GRADIENT_NORM, "0 or more"),
+        (0 <= solver.EMA_DECAY < 1, "SOLVER.EMA_DECAY", solver.EMA_DECAY, "0, or a number below 1 such as 0.9998"),
+        (test.EVAL_PERIOD >= 0, "TEST.EVAL_PERIOD", test.EVAL_PERIOD, "0 or more"),
+        (test.BEST_METRIC in ("", *METRICS), "TEST.BEST_METRIC", test.BEST_METRIC, f"one of {metrics}, or nothing"),
+        (solver.EMA_DECAY > 0 or not test.USE_EMA, "TEST.USE_EMA", test.USE_EMA, "False, or set SOLVER.EMA_DECAY"),
+    ]
+    for check in checks:
+        require(*check)
+    if solver.ACCUMULATE_STEPS > 1 and (cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN):
+        logger.warning("BatchNorms that are trained see one part of SOLVER.ACCUMULATE_STEPS at a time.")
 
 
 def _check_writable(folder: str) -> None:

@@ -4,12 +4,13 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import subprocess
 import sys
 
 import torch
 
-_PACKAGES = ("torchvision", "numpy", "pycocotools", "pillow", "yacs")
+_PACKAGES = ("torchvision", "numpy", "pycocotools", "pillow", "yacs", "tensorboard")
 
 
 def collect_env_info() -> str:
@@ -23,6 +24,7 @@ def collect_env_info() -> str:
         ("GPUs", _gpus()),
         *((name, _version(name)) for name in _PACKAGES),
         ("fcos_core._C", "compiled" if importlib.util.find_spec("fcos_core._C") else "not compiled"),
+        ("Command", shlex.join([sys.executable, *sys.argv])),
         ("git commit", _git_commit()),
     ]
     width = max(len(name) for name, _ in rows)

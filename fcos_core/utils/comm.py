@@ -71,6 +71,24 @@ def gather_objects(value: Any) -> list[Any] | None:
     return gathered
 
 
+def broadcast_object(value: Any) -> Any:
+    """What rank 0 gave, in every process. It is pickled and travels through CPU memory."""
+    if get_world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=_cpu_group(dist.group.WORLD))
+    return values[0]
+
+
+def all_gather_objects(value: Any) -> list[Any]:
+    """Small objects of all processes, in order of rank, in every process."""
+    if get_world_size() == 1:
+        return [value]
+    gathered = [None] * get_world_size()
+    dist.all_gather_object(gathered, value, group=_cpu_group(dist.group.WORLD))
+    return gathered
+
+
 @torch.no_grad()
 def broadcast_buffers(module: torch.nn.Module) -> None:
     """Give every process the buffers of rank 0, such as BatchNorm statistics that each has tracked for itself."""
