@@ -6,14 +6,15 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fcos_core.engine.trainer import do_train
+from fcos_core.engine.trainer import TrainingOptions, do_train
 from fcos_core.errors import InputError
 from fcos_core.solver import WarmupMultiStepLR
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
 from fcos_core.utils.checkpoint import DetectronCheckpointer
-from fcos_core.utils.metrics import MetricLogger, SmoothedValue
+from fcos_core.utils.metrics import MetricLogger, MetricsWriter, SmoothedValue, read_metrics
 
 
 class Losses(nn.Module):
@@ -53,11 +54,12 @@ class Loader:
             yield ImageList(images, [(4, 4)] * 2), [BoxList([], (4, 4))] * 2, [iteration, iteration + 1]
 
 
-def run(folder, stop, period=100, **faults):
-    model = Losses()
+def run(folder, stop, period=100, model=None, options=None, **faults):
+    model = model or Losses()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = WarmupMultiStepLR(optimizer, (4,), warmup_iters=3, warmup_method="constant")
-    checkpointer = DetectronCheckpointer(None, model, optimizer, scheduler, str(folder))
+    others = {"ema": options.average} if options and options.average else {}
+    checkpointer = DetectronCheckpointer(None, model, optimizer, scheduler, str(folder), others=others)
     arguments = {"iteration": 0, **(checkpointer.resume() or {})}
     do_train(
         model,
@@ -68,6 +70,7 @@ def run(folder, stop, period=100, **faults):
         "cpu",
         period,
         arguments,
+        options,
     )
     return model
 
@@ -78,6 +81,122 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     parts = run(tmp_path / "parts", stop=7)
     assert torch.equal(whole.linear.weight, parts.linear.weight)
     assert torch.equal(whole.linear.bias, parts.linear.bias)
+
+
+class Noisy(Losses):
+    """With BatchNorm statistics that are trained and noise that is drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images, targets):
+        noise = torch.randn(())
+        return super().forward(ImageList(self.norm(images.tensors) + noise, images.image_sizes), targets)
+
+
+def averaged(model):
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    return TrainingOptions(average=average, log_period=1)
+
+
+def test_noise_statistics_and_averages_resume_exactly(tmp_path):
+    models = [Noisy() for _ in range(3)]
+    options = [averaged(model) for model in models]
+    run(tmp_path / "whole", stop=7, model=models[0], options=options[0])
+    # The image that cannot be read ends the run in the middle of an iteration, whose state must not be saved.
+    with pytest.raises(InputError):
+        run(tmp_path / "parts", stop=7, broken=4, model=models[1], options=options[1])
+    torch.manual_seed(77)
+    run(tmp_path / "parts", stop=7, model=models[2], options=options[2])
+    for whole, parts in ((models[0], models[2]), (options[0].average, options[2].average)):
+        states = whole.state_dict(), parts.state_dict()
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    assert [row["iteration"] for row in rows[1]] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_average_of_weights_is_the_exponential_one(tmp_path):
+    model = Losses()
+    options = averaged(model)
+    run(tmp_path, stop=3, period=1, model=model, options=options)
+    states = [torch.load(tmp_path / f"model_{i:07d}.pth", weights_only=True)["model"] for i in (1, 2, 3)]
+    first, second, third = (state["linear.weight"] for state in states)
+    # It starts as the first iteration's weights; decay 0.5.
+    torch.testing.assert_close(options.average.module.linear.weight, 0.25 * first + 0.25 * second + 0.5 * third)
+
+
+class Failing(Noisy):
+    """Raises in the middle of iteration 4, after its BatchNorm has seen the batch."""
+
+    calls = 0
+
+    def forward(self, images, targets):
+        losses = super().forward(images, targets)
+        self.calls += 1
+        if self.calls == 4:
+            raise RuntimeError("a bug")
+        return losses
+
+
+def test_an_error_in_an_iteration_saves_the_one_before_it(tmp_path, caplog):
+    run(tmp_path / "before", stop=3, model=Noisy())
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(tmp_path / "failed", stop=9, model=Failing())
+    saved, expected = (
+        torch.load(tmp_path / name, weights_only=True)
+        for name in ("failed/model_0000003.pth", "before/model_final.pth")
+    )
+    assert saved["iteration"] == 3 and saved["scheduler"]["last_epoch"] == expected["scheduler"]["last_epoch"]
+    assert all(torch.equal(saved["model"][key], value) for key, value in expected["model"].items())
+    assert "process 0 in iteration 4, forward; iteration 3 is saved" in caplog.text
+
+
+def test_an_iteration_half_done_is_never_saved(tmp_path, monkeypatch, caplog):
+    def fail(self, *_):
+        self.param_groups[0]["params"][0].data.zero_()
+        raise RuntimeError("in the middle of the step")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        run(tmp_path, stop=9)
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_evaluation_comes_by_period_and_at_the_end(tmp_path):
+    calls = []
+
+    def evaluate(finished):
+        calls.append(finished)
+        return {"set/AP": 0.25}
+
+    options = TrainingOptions(evaluate=evaluate, eval_period=2)
+    run(tmp_path, stop=5, options=options)
+    assert calls == [False, False, True]
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "set/AP" in row]
+    assert rows == [{"iteration": iteration, "set/AP": 0.25} for iteration in (2, 4, 5)]
+
+
+def test_metrics_of_iterations_that_are_trained_again_are_removed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 20, "loss": 2.0}\n{"iteration": 40, "loss": 1.0}\n{"iteration": 6')
+    writer = MetricsWriter(tmp_path, iteration=30)
+    writer.write(40, {"loss": 0.5})
+    writer.close()
+    assert read_metrics(path) == [{"iteration": 20, "loss": 2.0}, {"iteration": 40, "loss": 0.5}]
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(tmp_path, stop=4, options=TrainingOptions(log_period=2))
+    curves = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    for name in set(rows[0]) - {"iteration"}:
+        assert [(event.step, event.value) for event in curves.Scalars(name)] == [
+            (row["iteration"], pytest.approx(row[name], rel=1e-6)) for row in rows
+        ]
 
 
 def test_checkpoints_are_saved_by_period_and_at_the_end(tmp_path):
