@@ -3,5 +3,6 @@ from fcos_core.layers.iou_loss import IOULoss
 from fcos_core.layers.nms import batched_nms, nms
 from fcos_core.layers.scale import Scale
 from fcos_core.layers.sigmoid_focal_loss import SigmoidFocalLoss
+from fcos_core.layers.sync_batch_norm import SyncBatchNorm
 
-__all__ = ["FrozenBatchNorm2d", "IOULoss", "Scale", "SigmoidFocalLoss", "batched_nms", "nms"]
+__all__ = ["FrozenBatchNorm2d", "IOULoss", "Scale", "SigmoidFocalLoss", "SyncBatchNorm", "batched_nms", "nms"]

@@ -87,10 +87,12 @@ class Workspace:
         (self.folder / "tiny.json").write_text(json.dumps(self.dataset))
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(self.config))
 
-    def run(self, tool: str, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-        """Run tools/TOOL with this config from the repository, one thread a process."""
+    def run(
+        self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = ""
+    ) -> subprocess.CompletedProcess:
+        """Run tools/TOOL with this config from the repository, one thread a process; it sees the GPUs named."""
         command = [sys.executable, *launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": gpus}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from fcos_core.errors import InputError, require
+from fcos_core.layers.sync_batch_norm import SyncBatchNorm
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
 from fcos_core.modeling.backbone.resnet import ResNet, body_with_neck
 from fcos_core.modeling.neck.fpn import FPN
@@ -67,7 +68,7 @@ def build_hrnet_hrfpn(cfg: "Config") -> nn.Module:
         stem_channels=hrnet.STEM_CHANNELS,
         stage1_channels=hrnet.STAGE1_CHANNELS,
         train_norm=hrnet.TRAIN_BN or cfg.MODEL.SYNCBN,
-        norm=nn.SyncBatchNorm if cfg.MODEL.SYNCBN else nn.BatchNorm2d,
+        norm=_norm(cfg),
     )
     neck = HRFPN(body.out_channels, hrnet.FPN.OUT_CHANNEL, _num_levels(cfg), hrnet.FPN.CONV_STRIDE)
     return body_with_neck(body, neck)
@@ -76,6 +77,13 @@ def build_hrnet_hrfpn(cfg: "Config") -> nn.Module:
 @BACKBONES.register("MNV2-FPN-RETINANET")
 def build_mobilenet_fpn(cfg: "Config") -> nn.Module:
     raise InputError("The MobileNetV2 backbone (MODEL.BACKBONE.CONV_BODY 'MNV2-FPN-RETINANET') is not built yet.")
+
+
+def _norm(cfg: "Config") -> type[nn.Module]:
+    if not cfg.MODEL.SYNCBN:
+        return nn.BatchNorm2d
+    # PyTorch's own is fused, for GPUs alone.
+    return SyncBatchNorm if cfg.MODEL.DEVICE == "cpu" else nn.SyncBatchNorm
 
 
 def _num_levels(cfg: "Config") -> int:

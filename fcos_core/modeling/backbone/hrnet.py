@@ -105,7 +105,7 @@ class HighResolutionNet(nn.Module):
         num_modules, num_branches, num_blocks: for stages 1 to 4; at most one branch joins a stage.
         stem_channels, stage1_channels: of the stem and of the bottlenecks of stage 1.
         train_norm: BatchNorms follow train(); otherwise their statistics stay fixed, their affine part trained.
-        norm: BatchNorm class, `nn.BatchNorm2d` or `nn.SyncBatchNorm`.
+        norm: BatchNorm class, `nn.BatchNorm2d` or one over processes.
     """
 
     def __init__(
