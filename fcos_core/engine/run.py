@@ -95,6 +95,9 @@ def train(cfg: "Config", test_loaders: dict[str, BatchLoader] | None = None) -> 
     evaluation = _Evaluation(cfg, tested, test_loaders, checkpointer, arguments) if test_loaders else None
     if arguments["iteration"] >= cfg.SOLVER.MAX_ITER:
         logger.info("Iteration %d of %d is done: nothing to train.", arguments["iteration"], cfg.SOLVER.MAX_ITER)
+        if Path(checkpointer.resumed_from).name != "model_final.pth":
+            # The run before was killed just ahead of writing it, or it is damaged.
+            checkpointer.save("model_final", **arguments)
         if evaluation is not None:
             evaluation(True)
         return tested

@@ -34,6 +34,9 @@ class DetectronCheckpointer:
         logger: where lines go; None: the logger of this module.
         others: whatever else belongs to the state, by name, such as a gradient scaler or an average of weights.
         keep_last: of the checkpoints named model_NNNNNNN, how many newest ones `save` leaves; 0: all.
+
+    Attributes:
+        resumed_from: the file that `resume` read; empty before, and where it found none.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class DetectronCheckpointer:
         self.logger = logger or logging.getLogger(__name__)
         self.others = dict(others or {})
         self.keep_last = keep_last
+        self.resumed_from = ""
 
     def load(self, f: str) -> dict[str, Any]:
         """Load the weights that `f` holds and nothing else; an empty `f` leaves the model as it is.
@@ -111,6 +115,7 @@ class DetectronCheckpointer:
         self.logger.info("Resuming from %s: MODEL.WEIGHT is not read", path)
         for name, part in parts.items():
             self._restore(name, part, states[name], path)
+        self.resumed_from = path
         return {name: value for name, value in content.items() if name not in parts}
 
     def save(self, name: str, tag: bool = True, **extra: Any) -> None:

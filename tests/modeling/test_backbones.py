@@ -4,6 +4,7 @@ from torch import nn
 
 from fcos_core.config import cfg
 from fcos_core.errors import InputError
+from fcos_core.layers.sync_batch_norm import SyncBatchNorm
 from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
 from fcos_core.modeling.backbone.resnet import ResNet
@@ -75,9 +76,10 @@ def test_settings_that_do_not_fit(opts, message):
     [
         ([], False, nn.BatchNorm2d),
         (["MODEL.HRNET.TRAIN_BN", True], True, nn.BatchNorm2d),
-        (["MODEL.SYNCBN", True], True, nn.SyncBatchNorm),
+        (["MODEL.SYNCBN", True, "MODEL.DEVICE", "cpu"], True, SyncBatchNorm),
+        (["MODEL.SYNCBN", True, "MODEL.DEVICE", "cuda"], True, nn.SyncBatchNorm),
     ],
-    ids=["fixed", "trained", "sync"],
+    ids=["fixed", "trained", "sync on CPU", "sync on GPU"],
 )
 def test_batch_norm_modes(opts, trains, kind):
     model = build_detection_model(config(*opts)).train()

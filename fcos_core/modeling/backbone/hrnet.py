@@ -7,16 +7,18 @@ from operator import add
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.layers.conv_norm import ConvNorm, conv_norm
+
 
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, norm: type[nn.Module], relu: bool
-) -> nn.Sequential:
+) -> ConvNorm:
     """Convolution padded to keep the size, BatchNorm and, if `relu`, ReLU."""
     layers = [
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
         norm(out_channels),
     ]
-    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+    return ConvNorm(*layers, nn.ReLU(inplace=True)) if relu else ConvNorm(*layers)
 
 
 class BasicBlock(nn.Module):
@@ -30,8 +32,8 @@ class BasicBlock(nn.Module):
         self.bn2 = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.bn1(self.conv1(x)))
-        return F.relu_(self.bn2(self.conv2(out)) + x)
+        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        return F.relu_(conv_norm(out, self.conv2, self.bn2) + x)
 
 
 class Bottleneck(nn.Module):
@@ -52,9 +54,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu_(self.bn1(self.conv1(x)))
-        x = F.relu_(self.bn2(self.conv2(x)))
-        return F.relu_(self.bn3(self.conv3(x)) + shortcut)
+        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        x = F.relu_(conv_norm(x, self.conv2, self.bn2))
+        return F.relu_(conv_norm(x, self.conv3, self.bn3) + shortcut)
 
 
 class HighResolutionModule(nn.Module):
@@ -83,7 +85,7 @@ class HighResolutionModule(nn.Module):
             return nn.Identity()
         if j > i:
             project = conv_bn(channels[j], channels[i], 1, 1, norm, relu=False)
-            return nn.Sequential(*project, nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
+            return ConvNorm(*project, nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
         halvings = [conv_bn(channels[j], channels[j], 3, 2, norm, relu=True) for _ in range(i - j - 1)]
         return nn.Sequential(*halvings, conv_bn(channels[j], channels[i], 3, 2, norm, relu=False))
 
@@ -160,8 +162,8 @@ class HighResolutionNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) to the branches (N, width * 2^i, H / (4 * 2^i), W / (4 * 2^i))."""
-        x = F.relu_(self.bn1(self.conv1(x)))
-        x = F.relu_(self.bn2(self.conv2(x)))
+        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        x = F.relu_(conv_norm(x, self.conv2, self.bn2))
         features = [self.layer1(x)]
         for stage in (1, 2, 3):
             transition = getattr(self, f"transition{stage}")

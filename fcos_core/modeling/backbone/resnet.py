@@ -5,6 +5,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 
 BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -26,7 +27,7 @@ class Stem(nn.Module):
         self.bn1 = FrozenBatchNorm2d(64)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
@@ -47,7 +48,7 @@ class Bottleneck(nn.Module):
         self.downsample = None
         if in_channels != out_channels:
             shortcut = conv(in_channels, out_channels, 1, stride)
-            self.downsample = nn.Sequential(shortcut, FrozenBatchNorm2d(out_channels))
+            self.downsample = ConvNorm(shortcut, FrozenBatchNorm2d(out_channels))
         self.conv1 = conv(in_channels, width, 1, stride_1x1)
         self.bn1 = FrozenBatchNorm2d(width)
         self.conv2 = conv(width, width, 3, stride_3x3, groups)
@@ -57,9 +58,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu_(self.bn1(self.conv1(x)))
-        x = F.relu_(self.bn2(self.conv2(x)))
-        return F.relu_(self.bn3(self.conv3(x)) + shortcut)
+        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        x = F.relu_(conv_norm(x, self.conv2, self.bn2))
+        return F.relu_(conv_norm(x, self.conv3, self.bn3) + shortcut)
 
 
 class ResNet(nn.Module):
