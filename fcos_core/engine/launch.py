@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from fcos_core.errors import InputError, LostProcessError, require
 _GRACE_SECONDS = 60
 # A launcher that notices the process that failed first, and ends the others, reports that one.
 _LAUNCHER_SECONDS = 10
+_CONNECT_SECONDS = 2
+_PORT_KEY = "fcos_core/port"
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -92,12 +95,42 @@ def init_processes(config: Config, local_rank: int | None) -> None:
     timeout = timedelta(seconds=config.DISTRIBUTED.TIMEOUT + _GRACE_SECONDS)
     if device == "cuda":
         _take_gpu(int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank)
-        dist.init_process_group("nccl", timeout=timeout)
-        return
-    if device != "cpu":
+    elif device != "cpu":
         torch.cuda.set_device(device)
     # A GPU that is named is shared by all processes, which NCCL does not do.
-    dist.init_process_group("gloo", timeout=timeout)
+    backend = "nccl" if device == "cuda" else "gloo"
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) == 0:
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _store_of_this_start(rank, world_size, timeout)
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
+
+
+def _store_of_this_start(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    """A store that the main process makes anew, in which processes tell each other their addresses.
+
+    torchrun keeps its own through all restarts (PyTorch issue 167288): there, addresses of processes that have gone
+    stand beside those of the new ones.
+    """
+    kept, *_ = next(dist.rendezvous("env://", timeout=timeout))
+    host = os.environ["MASTER_ADDR"]
+    if rank == 0:
+        store = dist.TCPStore(host, 0, world_size, is_master=True, timeout=timeout, wait_for_workers=False)
+        kept.set(_PORT_KEY, str(store.port))
+        return store
+    end = time.monotonic() + timeout.total_seconds()
+    while True:
+        port = int(kept.get(_PORT_KEY))
+        try:
+            socket.create_connection((host, port), _CONNECT_SECONDS).close()
+        except OSError:
+            # The port of the main process before; this start's has not come to naming its own.
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return dist.TCPStore(host, port, world_size, timeout=timeout)
 
 
 def _take_gpu(local_rank: int) -> None:
