@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,27 +89,42 @@ class Workspace:
         (self.folder / "tiny.json").write_text(json.dumps(self.dataset))
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(self.config))
 
-    def run(
-        self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = ""
-    ) -> subprocess.CompletedProcess:
-        """Run tools/TOOL with this config from the repository, one thread a process; it sees the GPUs named."""
+    def start(self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = "") -> subprocess.Popen:
+        """Start tools/TOOL with this config in the repository, one thread a process; it sees the GPUs named."""
         command = [sys.executable, *launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": gpus}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
-
-@pytest.fixture
-def workspace(tmp_path, tiny_config) -> Workspace:
-    made = Workspace(tmp_path, tiny_config)
-    made.write()
-    return made
+    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess:
+        """What `start` starts, to its end."""
+        process = self.start(*words, **options)
+        try:
+            output, error = process.communicate(timeout=300)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, error)
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, tiny_config) -> Workspace:
+def make_workspace() -> Callable[[Path, dict], Workspace]:
+    def make(folder: Path, config: dict) -> Workspace:
+        made = Workspace(folder, config)
+        made.write()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def workspace(tmp_path, tiny_config, make_workspace) -> Workspace:
+    return make_workspace(tmp_path, tiny_config)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny_config, make_workspace) -> Workspace:
     """A workspace in which train_net.py has run; not to be changed."""
-    made = Workspace(tmp_path_factory.mktemp("trained"), tiny_config)
-    made.write()
+    made = make_workspace(tmp_path_factory.mktemp("trained"), tiny_config)
     made.training = made.run("train_net.py")
     assert made.training.returncode == 0, made.training.stderr
     return made

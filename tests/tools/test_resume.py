@@ -1,0 +1,198 @@
+"""Training that is killed, stopped or damaged and started again, against one that was not."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcos_core.utils.metrics import read_metrics
+
+# Everything that has a state: momentum, statistics, an average, a scaler, random scales and flips.
+WORDS = (
+    *("SOLVER.LOG_PERIOD", "1", "SOLVER.EMA_DECAY", "0.9", "SOLVER.PRECISION", "float16"),
+    *("SOLVER.CLIP_GRADIENT_NORM", "5", "INPUT.MIN_SIZE_RANGE_TRAIN", "(40, 96)", "--skip-test"),
+)
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+# What a machine's load decides.
+MEASURED = {"time", "data", "max_mem", "images_per_s"}
+
+
+def rows(folder):
+    return [
+        {key: row[key] for key in row if key not in MEASURED} for row in read_metrics(Path(folder) / "metrics.jsonl")
+    ]
+
+
+def assert_same_state(folder, other):
+    one, two = (torch.load(Path(path) / "model_final.pth", weights_only=True) for path in (folder, other))
+    assert one["scaler"] == two["scaler"] and one["iteration"] == two["iteration"]
+    momenta = [state["optimizer"]["state"] for state in (one, two)]
+    for key in momenta[0]:
+        assert torch.equal(momenta[0][key]["momentum_buffer"], momenta[1][key]["momentum_buffer"])
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, two[part][key]) for key, value in one[part].items())
+
+
+def wait_for(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def iterations(folder):
+    path = Path(folder) / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, tiny_config, make_workspace):
+    """A training of 12 iterations that nothing interrupts; its folder is not to be changed."""
+    made = make_workspace(tmp_path_factory.mktemp("reference"), tiny_config)
+    result = made.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "12")
+    assert result.returncode == 0, result.stderr
+    return made
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(reference, tmp_path, number):
+    words = (*WORDS, "SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "1000", "OUTPUT_DIR", str(tmp_path))
+    training = reference.start("train_net.py", *words)
+    wait_for(lambda: iterations(tmp_path) >= 2)
+    training.send_signal(number)
+    start = time.monotonic()
+    output, error = training.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert training.returncode == 128 + number
+    assert f"Received {number.name}: process 0 in iteration" in output and "is saved, start again" in output
+    assert "Traceback" not in output + error
+    saved = (tmp_path / "last_checkpoint").read_text()
+    assert torch.load(tmp_path / saved, weights_only=True)["iteration"] >= 2
+    assert reference.run("train_net.py", *words).returncode == 0
+    assert rows(tmp_path) == rows(reference.out)
+    assert_same_state(tmp_path, reference.out)
+
+
+def test_a_damaged_checkpoint_costs_no_more_than_itself(reference, tmp_path):
+    shutil.copytree(reference.out, tmp_path / "out")
+    last = tmp_path / "out" / (tmp_path / "out" / "last_checkpoint").read_text()
+    os.truncate(last, last.stat().st_size // 2)
+    result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "12", "OUTPUT_DIR", str(tmp_path / "out"))
+    assert result.returncode == 0, result.stderr
+    assert "is damaged" in result.stdout and "Going on from an earlier checkpoint" in result.stdout
+    assert_same_state(tmp_path / "out", reference.out)
+
+
+def worker(launcher, rank):
+    """Process id of the worker of this rank."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher.pid and f"\0RANK={rank}\0".encode() in b"\0" + (path / "environ").read_bytes():
+                return int(path.name)
+        except (OSError, IndexError):
+            continue
+    raise AssertionError(f"no worker of rank {rank}")
+
+
+@pytest.fixture(scope="module")
+def pair(reference):
+    """Two processes that nothing interrupts, and their words."""
+    words = (*WORDS, "SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "4", "MODEL.SYNCBN", "True")
+    folder = reference.folder / "pair"
+    result = reference.run("train_net.py", *words, "OUTPUT_DIR", str(folder), launcher=TWO_PROCESSES)
+    assert result.returncode == 0, result.stderr
+    return folder, words
+
+
+def test_a_job_whose_worker_is_killed_goes_on_by_itself(reference, pair, tmp_path):
+    folder, words = pair
+    launcher = (*TWO_PROCESSES, "--max-restarts=2")
+    training = reference.start("train_net.py", *words, "OUTPUT_DIR", str(tmp_path), launcher=launcher)
+    wait_for(lambda: iterations(tmp_path) >= 2)
+    os.kill(worker(training, rank=1), signal.SIGKILL)
+    _, error = training.communicate(timeout=120)
+    assert training.returncode == 0, error
+    assert (tmp_path / "log.txt").read_text().count("Start training") == 2
+    assert rows(tmp_path) == rows(folder)
+    assert_same_state(tmp_path, folder)
+
+
+def test_a_launcher_that_is_told_to_leave_takes_everyone_along(reference, pair, tmp_path):
+    folder, words = pair
+    words = (*words, "OUTPUT_DIR", str(tmp_path))
+    training = reference.start("train_net.py", *words, launcher=TWO_PROCESSES)
+    wait_for(lambda: iterations(tmp_path) >= 2)
+    workers = [worker(training, rank) for rank in (0, 1)]
+    training.send_signal(signal.SIGTERM)
+    training.communicate(timeout=30)
+    assert training.returncode != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert (tmp_path / "last_checkpoint").exists()
+    assert reference.run("train_net.py", *words, launcher=TWO_PROCESSES).returncode == 0
+    assert rows(tmp_path) == rows(folder)
+    assert_same_state(tmp_path, folder)
+
+
+def test_evaluation_during_training_keeps_the_best(reference, tmp_path):
+    words = (*[word for word in WORDS if word != "--skip-test"], "TEST.USE_EMA", "True", "SOLVER.MAX_ITER", "5")
+    whole = (*words, "TEST.EVAL_PERIOD", "2", "OUTPUT_DIR", str(tmp_path / "whole"))
+    assert reference.run("train_net.py", *whole).returncode == 0
+    found = {row["iteration"]: row["tiny/AP"] for row in rows(tmp_path / "whole") if "tiny/AP" in row}
+    assert list(found) == [2, 4, 5]
+    best = torch.load(tmp_path / "whole" / "model_best.pth", weights_only=True)
+    assert best["best"] == max(found.values()) == found[best["iteration"]]
+    # Stopped between an iteration's checkpoint and its evaluation, a training evaluates it when it goes on.
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000004.pth")
+    (tmp_path / "parts" / "model_final.pth").unlink()
+    parts = (*words, "TEST.EVAL_PERIOD", "2", "OUTPUT_DIR", str(tmp_path / "parts"))
+    assert reference.run("train_net.py", *parts).returncode == 0
+    again = {row["iteration"]: row["tiny/AP"] for row in rows(tmp_path / "parts") if "tiny/AP" in row}
+    assert again == found
+    tested = (*words, "OUTPUT_DIR", str(tmp_path / "test"), "MODEL.WEIGHT", str(tmp_path / "whole" / "model_final.pth"))
+    assert reference.run("test_net.py", *tested).returncode == 0
+    results = json.loads((tmp_path / "test" / "inference" / "tiny" / "coco_results.json").read_text())
+    assert results["bbox"]["AP"] == found[5]
+
+
+@pytest.mark.slow
+def test_killed_at_24_random_moments(reference, tmp_path):
+    folder = {name: tmp_path / name for name in ("whole", "killed")}
+    words = (*WORDS, "SOLVER.MAX_ITER", "60", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.CHECKPOINT_KEEP_LAST", "3")
+    whole = reference.run("train_net.py", *words, "OUTPUT_DIR", str(folder["whole"]))
+    assert whole.returncode == 0, whole.stderr
+    moments = random.Random(0)
+    while_writing = 0
+    for _ in range(24):
+        training = reference.start("train_net.py", *words, "OUTPUT_DIR", str(folder["killed"]))
+        log, starts = folder["killed"] / "log.txt", 0
+        if log.exists():
+            starts = log.read_text().count("Start training")
+        wait_for(lambda log=log, starts=starts: log.exists() and log.read_text().count("Start training") > starts)
+        time.sleep(moments.uniform(0, 1))
+        training.kill()
+        training.communicate()
+        while_writing += bool(list(folder["killed"].glob("*.tmp")))
+        check_last_checkpoint(folder["killed"])
+    last = reference.run("train_net.py", *words, "OUTPUT_DIR", str(folder["killed"]))
+    assert last.returncode == 0, last.stderr
+    assert rows(folder["killed"]) == rows(folder["whole"])
+    assert_same_state(folder["killed"], folder["whole"])
+    # Some must have come in the middle of a file.
+    assert while_writing >= 2
+    assert not list(folder["killed"].glob("*.tmp"))
+
+
+def check_last_checkpoint(folder):
+    tag = folder / "last_checkpoint"
+    if tag.exists():
+        saved = torch.load(folder / tag.read_text(), weights_only=True)
+        # A checkpoint is written every iteration, before the next one is begun.
+        assert iterations(folder) - saved["iteration"] <= 1
