@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +21,8 @@ from fcos_core.data.transforms import Transform
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
+
+_SIGNAL_SECONDS = 1
 
 logger = logging.getLogger(__name__)
 
@@ -162,13 +166,14 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         delivered = False
-        for read in _naming_killed_workers(self._loader):
-            self._count(read.unreadable)
-            if read.error is not None:
-                raise read.error
-            if read.batch is not None:
-                delivered = True
-                yield read.batch
+        with naming_killed_readers():
+            for read in _fetch(self._loader):
+                self._count(read.unreadable)
+                if read.error is not None:
+                    raise read.error
+                if read.batch is not None:
+                    delivered = True
+                    yield read.batch
         if len(self) and not delivered and not _any_readable(self.dataset):
             raise _none_readable(self.dataset)
 
@@ -184,18 +189,44 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _naming_killed_workers(loader: DataLoader) -> Iterator[ReadBatch]:
+def _fetch(loader: DataLoader) -> Iterator[ReadBatch]:
+    reads = iter(loader)
+    while True:
+        try:
+            read = next(reads, None)
+        except (OSError, EOFError) as error:
+            if not loader.num_workers:
+                raise
+            # A worker's end of a pipe has closed; torch names the worker when the signal of its death comes.
+            time.sleep(_SIGNAL_SECONDS)
+            raise _died(str(error)) from error
+        if read is None:
+            return
+        yield read
+
+
+@contextlib.contextmanager
+def naming_killed_readers() -> Iterator[None]:
+    """Around whatever runs while a `BatchLoader` is iterated over.
+
+    torch raises from a signal's handler, wherever the main thread may be at the time.
+
+    Raises:
+        InputError: a process that reads images was killed.
+    """
     try:
-        yield from loader
+        yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
-        what = str(error).partition("\n")[0]
-        raise InputError(
-            f"A process that reads images has died: {what} If nobody killed it, memory ran out, which "
-            "`dmesg` shows: lower DATALOADER.NUM_WORKERS; for a bus error give the machine or container more shared "
-            "memory (/dev/shm)."
-        ) from error
+        raise _died(str(error).partition("\n")[0]) from error
+
+
+def _died(what: str) -> InputError:
+    return InputError(
+        f"A process that reads images has died: {what.rstrip(' .')}. If nobody killed it, memory ran out, which `dmesg` shows: "
+        "lower DATALOADER.NUM_WORKERS; for a bus error give the machine or container more shared memory (/dev/shm)."
+    )
 
 
 def _any_readable(dataset: COCODataset | ConcatCOCODataset) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fcos_core.data.loader import BatchLoader
+from fcos_core.data.loader import BatchLoader, naming_killed_readers
 from fcos_core.evaluation import check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils import comm
@@ -72,7 +72,8 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
     """Detections, on the CPU, of this process's share of the dataset, by dataset index."""
     model.eval()
     predictions = {}
-    with tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process()) as progress:
+    progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
+    with naming_killed_readers(), progress:
         for images, _, indices in data_loader:
             detections = model(images.to(device))
             predictions.update(zip(indices, (d.to("cpu") for d in detections), strict=True))

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from fcos_core.data.loader import naming_killed_readers
 from fcos_core.engine.guard import Guard
 from fcos_core.engine.state import TrainingState
 from fcos_core.engine.step import TrainingStep
@@ -24,6 +25,9 @@ from fcos_core.errors import InputError, LostProcessError
 from fcos_core.utils import comm
 from fcos_core.utils.checkpoint import DetectronCheckpointer, unwrapped
 from fcos_core.utils.metrics import MetricLogger, MetricsWriter
+
+# What PyTorch's CPU allocator says, and oneDNN where it finds no room for a kernel.
+_NO_MEMORY = re.compile("can't allocate memory|could not create a (primitive|memory)")
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +96,8 @@ def do_train(
     state = TrainingState(checkpointer, arguments)
     with Guard(state.save_unsaved, options.timeout) as guard:
         try:
-            _train(model, data_loader, optimizer, scheduler, state, device, checkpoint_period, options, guard)
+            with naming_killed_readers():
+                _train(model, data_loader, optimizer, scheduler, state, device, checkpoint_period, options, guard)
         except NonFiniteLossError:
             # The weights before it may be ruined already; a run that goes on starts from an earlier checkpoint.
             raise
@@ -274,7 +279,7 @@ def _explain(error: Exception, guard: Guard) -> None:
     text = str(error).partition("\n")[0]
     if isinstance(error, InputError):
         return
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY.search(text):
         raise InputError(
             f"Out of memory: {guard}: {text} Lower SOLVER.IMS_PER_BATCH, or raise SOLVER.ACCUMULATE_STEPS."
         ) from error
