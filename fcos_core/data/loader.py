@@ -224,8 +224,9 @@ def naming_killed_readers() -> Iterator[None]:
 
 def _died(what: str) -> InputError:
     return InputError(
-        f"A process that reads images has died: {what.rstrip(' .')}. If nobody killed it, memory ran out, which `dmesg` shows: "
-        "lower DATALOADER.NUM_WORKERS; for a bus error give the machine or container more shared memory (/dev/shm)."
+        f"A process that reads images has died: {what.rstrip(' .')}. If nobody killed it, memory ran out, which "
+        "`dmesg` shows: lower DATALOADER.NUM_WORKERS; for a bus error give the machine or container more shared "
+        "memory (/dev/shm)."
     )
 
 
