@@ -1,8 +1,6 @@
 """Saves a training and ends its process when it is told to leave, or when it waits for too long."""
 
 import logging
-import multiprocessing
-import os
 import select
 import signal
 import socket
@@ -96,10 +94,7 @@ class Guard:
         except Exception as error:  # the process ends in any case, and says why nothing was saved
             saved = f"nothing could be saved: {error}"
         logger.warning("%s: %s; %s. Leaving.", reason, where, saved)
-        logging.shutdown()
-        for child in multiprocessing.active_children():
-            child.kill()
-        os._exit(status)
+        comm.leave(status)
 
 
 def _nothing(number: int, frame: object) -> None:

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from fcos_core.config import Config, cfg
 from fcos_core.errors import InputError, LostProcessError, require
+from fcos_core.utils import comm
 
 # Collectives outlast the training's own limit, which says more when it is passed.
 _GRACE_SECONDS = 60
@@ -54,25 +55,24 @@ def run_program(main: Callable[[], None]) -> None:
         try:
             main()
         except LostProcessError as error:
-            _leave(error)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            time.sleep(_LAUNCHER_SECONDS)
+            comm.leave(1)
 
     try:
         # torchrun shows what the process that failed first recorded, which is not one that lost another.
         record(work)()
     except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
         # Other processes may be waiting in a collective: leave at once, so that the launcher ends them.
-        sys.exit(f"error: {error}")
+        if dist.is_initialized():
+            comm.leave(1)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("Interrupted.")
     if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _leave(error: LostProcessError) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    time.sleep(_LAUNCHER_SECONDS)
-    # Destroying a process group would wait for those that have gone.
-    os._exit(1)
+        comm.synchronize()
+        comm.leave(0)
 
 
 def init_processes(config: Config, local_rank: int | None) -> None:

@@ -1,6 +1,7 @@
 """What a training has come to, ready to be saved at any moment."""
 
 import contextlib
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +42,7 @@ class TrainingState:
     @contextlib.contextmanager
     def finishing(self, iteration: int) -> Iterator[None]:
         """Around the optimizer's step of `iteration`; one that an error leaves half done is never saved."""
-        with self._lock:
+        with self._lock, _children_unheard():
             self._whole = False
             yield
             self.arguments["iteration"] = iteration
@@ -109,3 +110,20 @@ class TrainingState:
         stream = torch.cuda.Stream()
         stream.wait_event(self._event)
         return torch.cuda.stream(stream)
+
+
+@contextlib.contextmanager
+def _children_unheard() -> Iterator[None]:
+    """Nothing is raised here because a process that reads images has died; whoever next reads from it will know.
+
+    torch raises from the signal's handler, in whatever the main thread is doing.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)

@@ -89,10 +89,21 @@ class Workspace:
         (self.folder / "tiny.json").write_text(json.dumps(self.dataset))
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(self.config))
 
-    def start(self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = "") -> subprocess.Popen:
-        """Start tools/TOOL with this config in the repository, one thread a process; it sees the GPUs named."""
+    def start(
+        self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = "", host: str = ""
+    ) -> subprocess.Popen:
+        """Start tools/TOOL with this config in the repository, one thread a process.
+
+        Args:
+            launcher: words between Python and the tool.
+            gpus: those that it sees.
+            host: network namespace that it runs in; its interface to the others has the same name.
+        """
         command = [sys.executable, *launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": gpus}
+        if host:
+            command = ["ip", "netns", "exec", host, *command]
+            environment["GLOO_SOCKET_IFNAME"] = host
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 

@@ -1,0 +1,52 @@
+"""What a training has come to, saved at any moment."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from fcos_core.engine.state import TrainingState
+from fcos_core.utils.checkpoint import DetectronCheckpointer
+
+
+@pytest.fixture
+def state(tmp_path):
+    torch.manual_seed(0)
+    return TrainingState(DetectronCheckpointer(None, nn.BatchNorm1d(2), save_dir=str(tmp_path)), {"iteration": 0})
+
+
+def test_statistics_are_those_of_the_last_finished_iteration(state):
+    model = state.checkpointer.model
+    with state.finishing(1):
+        model(torch.randn(4, 2))
+    finished = model.running_mean.clone()
+    model(torch.randn(4, 2))
+    assert state.save() == "iteration 1 is saved, start again to go on from there"
+    saved = torch.load(f"{state.checkpointer.save_dir}/model_0000001.pth", weights_only=True)
+    assert torch.equal(saved["model"]["running_mean"], finished)
+    assert not torch.equal(model.running_mean, finished)
+    assert state.save_unsaved() == "iteration 1 is saved already, start again to go on from there"
+
+
+def test_an_iteration_that_an_error_leaves_half_done_is_not_saved(state):
+    with pytest.raises(ZeroDivisionError), state.finishing(1):
+        raise ZeroDivisionError
+    assert state.save() == "the iteration was half done and is not saved"
+
+
+def test_a_child_that_dies_does_not_leave_an_iteration_half_done(state):
+    def as_torch_answers(*_):
+        raise RuntimeError("DataLoader worker (pid 1) is killed")
+
+    former = signal.signal(signal.SIGCHLD, as_torch_answers)
+    try:
+        with state.finishing(1):
+            subprocess.Popen(["true"])
+            time.sleep(0.2)
+        assert signal.getsignal(signal.SIGCHLD) is as_torch_answers
+    finally:
+        signal.signal(signal.SIGCHLD, former)
+    assert state.save().startswith("iteration 1 is saved")
