@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from fcos_core.config import Config
 from fcos_core.config.paths_catalog import dataset_paths
@@ -11,8 +12,9 @@ from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classe
 from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import LEAVE_OUT, REPLACE, STOP, BatchLoader, SampleReader
 from fcos_core.data.samplers import PaddedSize, TestBatchSampler, TrainBatchSampler, TrainSampler
-from fcos_core.data.transforms import ToTensor, Transform
+from fcos_core.data.transforms import Transform
 from fcos_core.errors import InputError, require
+from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm
 
 
@@ -57,12 +59,21 @@ def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset:
 
 def build_transform(cfg: Config, is_train: bool) -> Transform:
     """Training: random scale and flip. Testing: one scale, no flip."""
-    to_tensor = ToTensor(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.TO_BGR255)
     if not is_train:
-        return Transform((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, 0.0, to_tensor)
+        return Transform((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, 0.0)
     lowest, highest = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
     min_sizes = cfg.INPUT.MIN_SIZE_TRAIN if lowest == -1 else range(lowest, highest + 1)
-    return Transform(min_sizes, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.FLIP_PROB_TRAIN, to_tensor)
+    return Transform(min_sizes, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.FLIP_PROB_TRAIN)
+
+
+def build_collator(cfg: Config) -> BatchCollator:
+    """Pads to DATALOADER.SIZE_DIVISIBILITY; batches are normalized as INPUT says.
+
+    Raises:
+        InputError: see `BatchCollator`.
+    """
+    normalize = PixelNormalization(tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD), cfg.INPUT.TO_BGR255)
+    return BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY, normalize)
 
 
 def image_sizes(dataset: COCODataset | ConcatCOCODataset) -> np.ndarray:
@@ -81,7 +92,7 @@ def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int)
     groups = portrait if cfg.DATALOADER.ASPECT_RATIO_GROUPING else np.zeros_like(portrait)
     sampler = TrainSampler(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
     transform = build_transform(cfg, is_train=True)
-    collate = BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY)
+    collate = build_collator(cfg)
     fixed = _longest_sides(cfg, transform) if cfg.DATALOADER.PAD_TO_FIXED_SIZE else None
     padded_size = PaddedSize(sizes, transform.output_size, cfg.SEED, collate.size_divisible, fixed)
     unreadable = REPLACE if cfg.DATALOADER.SKIP_UNREADABLE else STOP
@@ -90,6 +101,7 @@ def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int)
         TrainBatchSampler(sampler, padded_size, start_iter, cfg.SOLVER.MAX_ITER, rank, world_size),
         collate,
         cfg.DATALOADER.NUM_WORKERS,
+        pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
     )
 
 
@@ -105,8 +117,9 @@ def _make_test_loader(cfg: Config, name: str, rank: int, world_size: int) -> Bat
     return BatchLoader(
         SampleReader(dataset, build_transform(cfg, is_train=False), cfg.SEED, unreadable),
         TestBatchSampler(len(dataset), cfg.TEST.IMS_PER_BATCH, rank, world_size),
-        BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY),
+        build_collator(cfg),
         cfg.DATALOADER.NUM_WORKERS,
+        pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
     )
 
 

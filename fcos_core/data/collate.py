@@ -6,9 +6,9 @@ from torch import Tensor
 
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList, to_image_list
+from fcos_core.structures.image_list import ByteImageList, PixelNormalization, to_byte_image_list
 
-Batch = tuple[ImageList, list[BoxList], list[int]]
+Batch = tuple[ByteImageList, list[BoxList], list[int]]
 
 
 class BatchCollator:
@@ -16,25 +16,28 @@ class BatchCollator:
 
     Args:
         size_divisible: height and width of the batch are a multiple of this.
+        normalize: makes floats of the batch when it has come to its device.
 
     Raises:
         InputError: `size_divisible` is not a positive multiple of 32.
     """
 
-    def __init__(self, size_divisible: int) -> None:
+    def __init__(self, size_divisible: int, normalize: PixelNormalization) -> None:
         if size_divisible < 32 or size_divisible % 32:
             raise InputError(
                 f"DATALOADER.SIZE_DIVISIBILITY is {size_divisible}: write a multiple of 32; 32 is the least that "
                 "the networks can take."
             )
         self.size_divisible = size_divisible
+        self.normalize = normalize
 
     def __call__(self, samples: Sequence[tuple[Tensor, BoxList, int]], at_least: tuple[int, int] = (0, 0)) -> Batch:
-        """Images (N, 3, H, W) with their true sizes, N boxes lists, N dataset indices.
+        """N images with their true sizes, N box lists, N dataset indices.
 
         Args:
-            samples: at least one of (image (3, h, w), boxes, dataset index).
+            samples: at least one of (pixels (h, w, 3) uint8, boxes, dataset index).
             at_least: (height, width) to pad to where no image needs more.
         """
         images, targets, indices = zip(*samples, strict=True)
-        return to_image_list(images, self.size_divisible, at_least), list(targets), list(indices)
+        batch = to_byte_image_list(images, self.normalize, self.size_divisible, at_least)
+        return batch, list(targets), list(indices)

@@ -20,7 +20,6 @@ from fcos_core.data.samplers import SampleKey, TestBatchSampler, TrainBatchSampl
 from fcos_core.data.transforms import Transform
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList
 
 _SIGNAL_SECONDS = 1
 
@@ -35,7 +34,7 @@ class Read:
     """What reading one sample gave.
 
     Attributes:
-        sample: (image (3, H, W), boxes, dataset index), or None for an image left out.
+        sample: (pixels (H, W, 3) uint8, boxes, dataset index), or None for an image left out.
         padded_size: (height, width) that its batch is padded to at least.
         unreadable: paths that could not be read on the way.
         error: ends the run.
@@ -52,7 +51,7 @@ class SampleReader(Dataset):
 
     Args:
         dataset: gives (PIL image, boxes) by index.
-        transform: makes them (tensor, boxes).
+        transform: makes them (pixels (H, W, 3) uint8, boxes).
         seed: at least 0.
         unreadable: STOP; REPLACE by the next readable index; or LEAVE_OUT.
     """
@@ -101,12 +100,11 @@ class ReadBatch:
     error: InputError | None
 
     def pin_memory(self) -> ReadBatch:
-        """Called by torch's DataLoader, which does not look into an ImageList by itself."""
+        """Called by torch's DataLoader, which does not look into a batch by itself."""
         if self.batch is None:
             return self
         images, targets, indices = self.batch
-        pinned = ImageList(images.tensors.pin_memory(), images.image_sizes)
-        return replace(self, batch=(pinned, targets, indices))
+        return replace(self, batch=(images.pin_memory(), [target.pin_memory() for target in targets], indices))
 
 
 class _ReadCollator:
@@ -122,7 +120,7 @@ class _ReadCollator:
 
 
 class BatchLoader:
-    """Iterates over batches: (ImageList, list of BoxList, list of dataset indices).
+    """Iterates over batches: (ByteImageList, list of BoxList, list of dataset indices).
 
     Its length is that of `batch_sampler`; a batch of which no image can be read is left out of the iteration.
 
@@ -131,6 +129,7 @@ class BatchLoader:
         batch_sampler: gives the keys of each batch.
         collate: makes a batch of samples.
         num_workers: processes that read, started anew by each iteration; 0: this process.
+        pin_memory: give batches in page-locked memory, for a GPU.
 
     Attributes:
         dataset: what the indices are of.
@@ -146,6 +145,7 @@ class BatchLoader:
         batch_sampler: TrainBatchSampler | TestBatchSampler,
         collate: BatchCollator,
         num_workers: int,
+        pin_memory: bool = False,
     ) -> None:
         self.dataset = reader.dataset
         self.batch_sampler = batch_sampler
@@ -155,7 +155,7 @@ class BatchLoader:
             batch_sampler=batch_sampler,
             collate_fn=_ReadCollator(collate),
             num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             # DataLoader draws a seed for each iteration; not from the generator that the model draws from.
             generator=torch.Generator(),

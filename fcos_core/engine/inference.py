@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fcos_core.data.loader import BatchLoader, naming_killed_readers
+from fcos_core.engine.prefetch import prefetch
 from fcos_core.evaluation import check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils import comm
@@ -74,7 +75,7 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
     predictions = {}
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
     with naming_killed_readers(), progress:
-        for images, _, indices in data_loader:
+        for images, _, indices in prefetch(data_loader, device):
             detections = model(images.to(device))
             predictions.update(zip(indices, (d.to("cpu") for d in detections), strict=True))
             progress.update(min(len(indices) * comm.get_world_size(), progress.total - progress.n))

@@ -98,7 +98,4 @@ class TrainingStep:
 def _parts(images: ImageList, targets: Sequence[BoxList], count: int) -> list[tuple[ImageList, Sequence[BoxList]]]:
     """The batch in `count` parts that differ by at most one image."""
     bounds = [len(targets) * part // count for part in range(count + 1)]
-    return [
-        (ImageList(images.tensors[start:stop], images.image_sizes[start:stop]), targets[start:stop])
-        for start, stop in pairwise(bounds)
-    ]
+    return [(images[start:stop], targets[start:stop]) for start, stop in pairwise(bounds)]

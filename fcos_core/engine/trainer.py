@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fcos_core.data.loader import naming_killed_readers
 from fcos_core.engine.guard import Guard
+from fcos_core.engine.prefetch import prefetch
 from fcos_core.engine.state import TrainingState
 from fcos_core.engine.step import TrainingStep
 from fcos_core.errors import InputError, LostProcessError
@@ -131,7 +132,7 @@ def _train(
         options.clip_gradient_norm,
     )
     log = TrainingLog(state.checkpointer.save_dir, first, max_iter, options.log_period)
-    batches = iter(data_loader)
+    batches = prefetch(data_loader, device)
     logger.info("Start training")
     start = time.perf_counter()
     for iteration in range(first, max_iter + 1):

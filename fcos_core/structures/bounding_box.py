@@ -102,11 +102,21 @@ class BoxList:
     def to(self, *args: Any, **kwargs: Any) -> BoxList:
         """Boxes and tensor fields moved as by `Tensor.to`; integer fields keep their dtype."""
         moved = BoxList(self.bbox.to(*args, **kwargs), self.size, self.mode)
+        non_blocking = kwargs.get("non_blocking", False)
         for name, value in self.extra_fields.items():
-            if isinstance(value, Tensor):
-                value = value.to(*args, **kwargs) if value.is_floating_point() else value.to(moved.bbox.device)
+            if isinstance(value, Tensor) and value.is_floating_point():
+                value = value.to(*args, **kwargs)
+            elif isinstance(value, Tensor):
+                value = value.to(moved.bbox.device, non_blocking=non_blocking)
             moved.add_field(name, value)
         return moved
+
+    def pin_memory(self) -> BoxList:
+        """Boxes and tensor fields in page-locked memory."""
+        pinned = BoxList(self.bbox.pin_memory(), self.size, self.mode)
+        for name, value in self.extra_fields.items():
+            pinned.add_field(name, value.pin_memory() if isinstance(value, Tensor) else value)
+        return pinned
 
     def copy_with_fields(self, fields: str | Sequence[str]) -> BoxList:
         """The same boxes with `fields`, one name or several, alone."""

@@ -12,7 +12,7 @@ from PIL import Image
 from fcos_core.data import make_data_loader
 from fcos_core.data.loader import ReadBatch
 from fcos_core.errors import InputError
-from fcos_core.structures.image_list import ImageList
+from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm
 
 # Landscape, portrait and square.
@@ -328,10 +328,27 @@ def test_max_size_of_no_use_is_named(make_cfg):
         make_data_loader(cfg, is_train=False)
 
 
-def test_a_batch_pins_its_images(make_cfg, monkeypatch):
+def test_a_batch_pins_its_images_and_boxes(make_cfg, monkeypatch):
+    ((images, targets, indices),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:2])}), is_train=False)[0])
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
-    images = ImageList(torch.zeros(1, 3, 32, 32), [(20, 30)])
-    batch = ReadBatch((images, [], [5]), (), None).pin_memory().batch
-    assert pinned == [images.tensors] and batch[0].image_sizes == [(20, 30)] and batch[2] == [5]
+    batch = ReadBatch((images, targets, indices), (), None).pin_memory().batch
+    own = [images.pixels, *(tensor for target in targets for tensor in (target.bbox, target.get_field("labels")))]
+    assert len(pinned) == len(own) == 5 and all(a is b for a, b in zip(pinned, own, strict=True))
+    assert torch.equal(batch[0].tensors, images.tensors) and batch[0].image_sizes == images.image_sizes
+    assert [target.size for target in batch[1]] == [target.size for target in targets] and batch[2] == indices
     assert ReadBatch(None, ("x",), None).pin_memory() == ReadBatch(None, ("x",), None)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_are_pinned_for_a_gpu_alone(make_cfg, monkeypatch, device):
+    asked = []
+    monkeypatch.setattr("fcos_core.data.loader.DataLoader", lambda *args, **options: asked.append(options))
+    make_data_loader(make_cfg({"a": tree_of(SIZES)}, "MODEL.DEVICE", device))
+    assert [options["pin_memory"] for options in asked] == [device == "cuda"]
+
+
+def test_batches_travel_as_bytes(make_cfg):
+    ((images, _, _),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:2])}), is_train=False)[0])
+    assert images.pixels.dtype == torch.uint8
+    assert images.normalize == PixelNormalization((102.9801, 115.9465, 122.7717), (1, 1, 1), to_bgr255=True)

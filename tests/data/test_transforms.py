@@ -10,23 +10,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcos_core.config import cfg
-from fcos_core.data.build import build_transform
+from fcos_core.data.build import build_collator, build_transform
 from fcos_core.data.image_file import read_image
-from fcos_core.data.transforms import HorizontalFlip, Resize, ToTensor, Transform, resized_size
+from fcos_core.data.transforms import HorizontalFlip, Resize, Transform, resize_pixels, resized_size
 from fcos_core.structures.bounding_box import BoxList
-
-MEAN, STD = [102.9801, 115.9465, 122.7717], [1.0, 1.0, 1.0]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def sample(size=(40, 30)) -> tuple[Image.Image, BoxList]:
-    pixels = rng().integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+def noise(size, seed=0) -> torch.Tensor:
+    return torch.from_numpy(rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def sample(size=(40, 30)) -> tuple[torch.Tensor, BoxList]:
     target = BoxList([[1.0, 2, 10, 13], [0, 0, size[0] - 1, size[1] - 1]], size)
     target.add_field("labels", torch.tensor([1, 2]))
-    return Image.fromarray(pixels), target
+    return noise(size), target
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,9 @@ def test_preprocessing_is_the_published_one(shared):
     size = tuple(expected["original_size_wh"])
     image = read_image(str(shared / "bccd" / "images" / name), size)
     boxes = BoxList(expected["boxes_xywh"], size, mode="xywh").convert("xyxy")
-    tensor, target = build_transform(cfg, is_train=False)(image, boxes, rng())
+    pixels, target = build_transform(cfg, is_train=False)(image, boxes, rng())
+    (height, width), images = pixels.shape[:2], build_collator(cfg)([(pixels, target, 0)])[0].to("cpu")
+    tensor = images.tensors[0, :, :height, :width]
     assert list(tensor.shape) == expected["tensor_shape"] and tensor.dtype == torch.float32
     places = np.random.RandomState(expected["sample_seed"]).randint(0, tensor.numel(), len(expected["sample"]))
     # Within one grey level: JPEG decoders may differ by that.
@@ -78,32 +81,43 @@ def test_preprocessing_is_the_published_one(shared):
 
 
 def test_resize_scales_boxes_by_the_ratio_of_each_axis():
-    image, target = Resize((60,), 1000)(*sample((40, 30)), rng())
-    assert image.size == target.size == (80, 60)
+    pixels, target = Resize((60,), 1000)(*sample((40, 30)), rng())
+    assert pixels.shape == (60, 80, 3) and target.size == (80, 60)
     torch.testing.assert_close(target.bbox[0], torch.tensor([2.0, 4, 20, 26]))
 
 
 def test_resize_leaves_an_image_of_the_right_size_alone():
-    image, target = sample((45, 30))
-    resized, same = Resize((30,), 1000)(image, target, rng())
-    np.testing.assert_array_equal(np.asarray(resized), np.asarray(image))
+    pixels, target = sample((45, 30))
+    resized, same = Resize((30,), 1000)(pixels, target, rng())
+    assert torch.equal(resized, pixels)
     torch.testing.assert_close(same.bbox, target.bbox)
 
 
 def test_downscaling_is_antialiased():
-    stripes = np.zeros((30, 40, 3), dtype=np.uint8)
+    stripes = torch.zeros(30, 40, 3, dtype=torch.uint8)
     stripes[:, ::2] = 200
     target = BoxList([], (40, 30))
-    small, _ = Resize((15,), 1000)(Image.fromarray(stripes), target, rng())
+    small, _ = Resize((15,), 1000)(stripes, target, rng())
     # One-pixel stripes at half size are grey; picking pixels would leave 0 or 200.
-    inner = np.asarray(small)[:, 1:-1]
+    inner = small[:, 1:-1]
     assert inner.min() > 80 and inner.max() < 120
+
+
+@settings(derandomize=True, deadline=None)
+@given(*[st.integers(1, 90)] * 4, st.booleans(), st.integers(0, 2**31))
+def test_resizing_is_pil_s_within_one_grey_level(width, height, new_width, new_height, black_and_white, seed):
+    pixels = noise((width, height), seed)
+    pixels = (pixels > 127) * torch.tensor(255, dtype=torch.uint8) if black_and_white else pixels
+    expected = Image.fromarray(pixels.numpy()).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    resized = resize_pixels(pixels, (new_width, new_height))
+    assert resized.dtype == torch.uint8
+    np.testing.assert_allclose(resized.numpy().astype(int), np.asarray(expected).astype(int), atol=1)
 
 
 def test_every_listed_size_is_drawn_and_no_other():
     for sizes in ((20, 50), range(20, 24)):
         generator, resize = rng(), Resize(sizes, 1000)
-        drawn = {resize(*sample(), generator)[0].size[1] for _ in range(60)}
+        drawn = {resize(*sample(), generator)[0].shape[0] for _ in range(60)}
         assert drawn == set(sizes)
 
 
@@ -119,7 +133,7 @@ def test_a_size_range_is_inclusive_and_takes_the_place_of_the_list(size_range, e
 def test_flip_mirrors_pixels_and_boxes():
     image, target = sample((40, 30))
     flipped, boxes = HorizontalFlip(1.0)(image, target, rng())
-    np.testing.assert_array_equal(np.asarray(flipped), np.asarray(image)[:, ::-1])
+    np.testing.assert_array_equal(flipped.numpy(), image.numpy()[:, ::-1])
     # x -> W - x - 1, and the ends change places: 40 - 10 - 1 = 29, 40 - 1 - 1 = 38.
     torch.testing.assert_close(boxes.bbox[0], torch.tensor([29.0, 2, 38, 13]))
     assert boxes.get_field("labels").tolist() == [1, 2]
@@ -133,27 +147,23 @@ def test_flip_probability(prob, low, high):
     assert low <= sum(flip(image, target, generator)[0] is not image for _ in range(400)) <= high
 
 
-def test_bgr255_and_rgb1():
-    image = Image.fromarray(np.full((2, 3, 3), (10, 20, 255), dtype=np.uint8))
-    bgr = ToTensor(MEAN, [1.0, 2.0, 4.0], to_bgr255=True)(image)
-    assert bgr.shape == (3, 2, 3) and bgr.dtype == torch.float32
-    torch.testing.assert_close(bgr[:, 0, 0], torch.tensor([255 - 102.9801, (20 - 115.9465) / 2, (10 - 122.7717) / 4]))
-    rgb = ToTensor([0.0, 0.0, 0.5], STD, to_bgr255=False)(image)
-    torch.testing.assert_close(rgb[:, 1, 2], torch.tensor([10 / 255, 20 / 255, 0.5]))
+def picture() -> tuple[Image.Image, BoxList]:
+    pixels, target = sample()
+    return Image.fromarray(pixels.numpy()), target
 
 
 def test_the_generator_alone_decides():
-    transform = Transform(range(20, 60), 1000, 0.5, ToTensor(MEAN, STD, True))
-    results = [transform(*sample(), rng(seed)) for seed in (3, 3, *range(20))]
+    transform = Transform(range(20, 60), 1000, 0.5)
+    results = [transform(*picture(), rng(seed)) for seed in (3, 3, *range(20))]
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
     torch.testing.assert_close(results[0][1].bbox, results[1][1].bbox, rtol=0, atol=0)
-    assert len({tensor.shape for tensor, _ in results}) > 5
+    assert len({pixels.shape for pixels, _ in results}) > 5
 
 
 def test_inputs_are_left_as_they_were():
-    image, target = sample()
+    image, target = picture()
     before = np.asarray(image).copy(), target.bbox.clone()
-    Transform((20,), 1000, 1.0, ToTensor(MEAN, STD, True))(image, target, rng())
+    Transform((30,), 1000, 1.0)(image, target, rng())
     np.testing.assert_array_equal(np.asarray(image), before[0])
     torch.testing.assert_close(target.bbox, before[1])
     assert target.size == (40, 30)
