@@ -138,6 +138,7 @@ setuptools.setup(
         "matplotlib",
         "pyyaml",
     ],
+    extras_require={"fast-eval": ["faster-coco-eval>=1.8"]},  # TEST.EVALUATOR "faster_coco_eval"
     ext_modules=[operators()],
     cmdclass=commands,
 )

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fcos_core.data.loader import BatchLoader, naming_killed_readers
 from fcos_core.engine.prefetch import prefetch
-from fcos_core.evaluation import check_expected_results, evaluate
+from fcos_core.evaluation import Predictions, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils import comm
 
@@ -29,6 +29,7 @@ def inference(
     expected_results: Sequence[Sequence[Any]] = (),
     expected_results_sigma_tol: float = 4,
     output_folder: str | Path | None = None,
+    evaluator: str = "pycocotools",
 ) -> dict[str, Any] | None:
     """Run the detector over a dataset and evaluate it on the main process.
 
@@ -40,6 +41,7 @@ def inference(
         device: where the model is.
         expected_results, expected_results_sigma_tol: see `fcos_core.evaluation.check_expected_results`.
         output_folder: gets bbox.json and coco_results.json.
+        evaluator: see `fcos_core.evaluation.evaluate`.
 
     Returns:
         Metrics as `fcos_core.evaluation.evaluate` gives them; None on other processes and without annotations.
@@ -50,7 +52,7 @@ def inference(
     dataset = data_loader.dataset
     logger.info("Start evaluation on %s (%d images)", dataset_name, len(dataset))
     start = time.perf_counter()
-    predictions = compute_predictions(model, data_loader, device)
+    predictions = Predictions.pack(compute_predictions(model, data_loader, device))
     comm.synchronize()
     seconds = time.perf_counter() - start
     logger.info(
@@ -59,10 +61,10 @@ def inference(
         seconds / max(len(dataset), 1),
         comm.get_world_size(),
     )
-    parts = comm.gather_objects(predictions)
-    if parts is None:
+    predictions = gather_predictions(predictions)
+    if predictions is None:
         return None
-    results = evaluate(dataset, {k: v for part in parts for k, v in part.items()}, output_folder)
+    results = evaluate(dataset, predictions, output_folder, evaluator)
     if results is not None:
         check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results
@@ -80,3 +82,9 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
             predictions.update(zip(indices, (d.to("cpu") for d in detections), strict=True))
             progress.update(min(len(indices) * comm.get_world_size(), progress.total - progress.n))
     return predictions
+
+
+def gather_predictions(predictions: Predictions) -> Predictions | None:
+    """Those of all processes on rank 0, None elsewhere; through the CPU's memory, in order of rank."""
+    tensors = [comm.gather_tensors(tensor) for tensor in predictions.tensors()]
+    return Predictions(*tensors) if comm.is_main_process() else None

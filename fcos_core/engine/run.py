@@ -16,7 +16,7 @@ from fcos_core.data.loader import BatchLoader
 from fcos_core.engine.inference import inference
 from fcos_core.engine.trainer import TrainingOptions, do_train
 from fcos_core.errors import InputError, require
-from fcos_core.evaluation import METRICS
+from fcos_core.evaluation import METRICS, check_evaluator
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_lr_scheduler, make_optimizer
 from fcos_core.utils import comm
@@ -180,8 +180,9 @@ def test_data_loaders(cfg: "Config") -> dict[str, BatchLoader]:
     """A loader for each dataset of DATASETS.TEST, by name.
 
     Raises:
-        InputError: a dataset cannot be used.
+        InputError: a dataset cannot be used, or TEST.EVALUATOR cannot.
     """
+    check_evaluator(cfg.TEST.EVALUATOR)
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
     return dict(zip(cfg.DATASETS.TEST, loaders, strict=True))
 
@@ -218,6 +219,7 @@ def test(
             expected_results=cfg.TEST.EXPECTED_RESULTS if check_expected else (),
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=os.path.join(cfg.OUTPUT_DIR, "inference", name),
+            evaluator=cfg.TEST.EVALUATOR,
         )
         comm.synchronize()
     return results

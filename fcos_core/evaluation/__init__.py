@@ -1,5 +1,6 @@
 """COCO metrics from detections."""
 
-from fcos_core.evaluation.coco import METRICS, check_expected_results, coco_results, evaluate
+from fcos_core.evaluation.coco import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
+from fcos_core.evaluation.predictions import Predictions
 
-__all__ = ["METRICS", "check_expected_results", "coco_results", "evaluate"]
+__all__ = ["METRICS", "Predictions", "check_evaluator", "check_expected_results", "coco_results", "evaluate"]

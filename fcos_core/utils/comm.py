@@ -62,17 +62,32 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def gather_objects(value: Any) -> list[Any] | None:
-    """Objects of all processes, in order of rank, on rank 0; None elsewhere.
+@torch.no_grad()
+def gather_tensors(tensor: torch.Tensor) -> torch.Tensor | None:
+    """CPU tensors of all processes, in order of rank, concatenated along dimension 0 on rank 0; None elsewhere.
 
-    The objects are pickled and travel through CPU memory.
+    Each is received in its place: rank 0 needs the memory of the result and no more.
+
+    Args:
+        tensor: (n, ...); n may differ, all else may differ only where n is 0.
     """
-    world_size = get_world_size()
-    if world_size == 1:
-        return [value]
-    gathered = [None] * world_size if is_main_process() else None
-    dist.gather_object(value, gathered, dst=0, group=_cpu_group(dist.group.WORLD))
-    return gathered
+    if get_world_size() == 1:
+        return tensor
+    layouts = all_gather_objects((tuple(tensor.shape), tensor.dtype))
+    group = _cpu_group(dist.group.WORLD)
+    if not is_main_process():
+        if len(tensor):
+            dist.send(tensor.contiguous(), dst=0, group=group)
+        return None
+    lengths = [shape[0] for shape, _ in layouts]
+    (_, *others), dtype = next((layout for layout in layouts if layout[0][0]), layouts[0])
+    result = torch.empty(sum(lengths), *others, dtype=dtype)
+    for rank, part in enumerate(result.split(lengths)):
+        if len(part) and rank == 0:
+            part.copy_(tensor)
+        elif len(part):
+            dist.recv(part, src=rank, group=group)
+    return result
 
 
 def broadcast_object(value: Any) -> Any:

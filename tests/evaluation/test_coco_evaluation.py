@@ -1,15 +1,16 @@
 """COCO metrics of detections whose metrics are known by construction."""
 
+import importlib.util
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError
-from fcos_core.evaluation import check_expected_results, coco_results, evaluate
-from fcos_core.evaluation.coco import METRICS
+from fcos_core.evaluation import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
 from fcos_core.evaluation.draw import draw_detections
 from fcos_core.structures.bounding_box import BoxList
 
@@ -51,8 +52,10 @@ def perfect(dataset, scale=2):
     return predictions
 
 
-def test_perfect_detections_score_one(dataset, tmp_path):
-    results = evaluate(dataset, perfect(dataset), tmp_path / "out")
+# faster_coco_eval is one of requirements.txt.
+@pytest.mark.parametrize("evaluator", ["pycocotools", "faster_coco_eval"])
+def test_perfect_detections_score_one(dataset, tmp_path, evaluator):
+    results = evaluate(dataset, perfect(dataset), tmp_path / "out", evaluator)
     assert list(results["bbox"]) == list(METRICS)
     assert results["bbox"]["AP"] == results["bbox"]["AP50"] == pytest.approx(1)
     assert results["AP per class"] == pytest.approx({"cat": 1, "dog": 1})
@@ -73,11 +76,87 @@ def test_results_are_in_pixels_of_the_file_and_ids_of_the_file(dataset):
     assert entries[0]["bbox"] == pytest.approx([10, 10, 20, 20], abs=1e-4)
 
 
-def test_nothing_found_gives_zeros(dataset, tmp_path):
+def test_results_are_those_of_each_box_list_for_itself(dataset):
+    rng = torch.Generator().manual_seed(0)
+    predictions = {}
+    for index, count in ((1, 7), (0, 4)):
+        corner = torch.rand(count, 2, generator=rng) * 200
+        boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=rng) * 100], dim=1)
+        predictions[index] = BoxList(boxes, (333, 167))
+        predictions[index].add_field("scores", torch.rand(count, generator=rng))
+        predictions[index].add_field("labels", torch.randint(1, 3, (count,), generator=rng))
+    expected = []
+    for index in (0, 1):
+        boxes = predictions[index].resize((100, 50)).convert("xywh").bbox.tolist()
+        scores, labels = (predictions[index].get_field(name).tolist() for name in ("scores", "labels"))
+        for box, score, label in zip(boxes, scores, labels, strict=True):
+            ids = {"image_id": index + 1, "category_id": {1: 3, 2: 7}[label]}
+            expected.append({**ids, "bbox": box, "score": score})
+    assert coco_results(dataset, predictions) == expected
+
+
+def test_every_detection_is_written(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("fcos_core.evaluation.coco._CHUNK", 2)
+    evaluate(dataset, perfect(dataset), tmp_path)
+    written = json.loads((tmp_path / "bbox.json").read_text())
+    assert len(written) == 3 and written == coco_results(dataset, perfect(dataset))
+
+
+@pytest.fixture
+def many(tmp_path):
+    """40 images with boxes of 5 classes and sizes of all three kinds, crowds, and detections near them and not."""
+    rng = np.random.default_rng(0)
+    images, annotations, predictions = [], [], {}
+    for index in range(40):
+        images.append({"id": 100 - index, "file_name": "a.png", "width": 640, "height": 480})
+        corners, sides = rng.uniform(0, 300, (2, 36, 2)), np.exp(rng.uniform(1, 5.5, (36, 2)))
+        labels = rng.integers(1, 6, 36)
+        for box, label in zip(np.concatenate([corners[0], sides], axis=1)[:6].tolist(), labels.tolist(), strict=False):
+            entry = {"bbox": box, "area": 0.7 * box[2] * box[3], "iscrowd": int(rng.random() < 0.1)}
+            entry |= {"id": len(annotations) + 1, "image_id": 100 - index, "category_id": 10 * label}
+            annotations.append(entry)
+        # Two near each of the six boxes, thirty anywhere.
+        noise = 0.04 * rng.normal(size=(2, 6, 2)) * sides[:6]
+        near = [np.concatenate([corners[0, :6] + part, sides[:6] + part], axis=1) for part in noise]
+        found = np.concatenate([*near, np.concatenate([corners[1, 6:], sides[6:]], axis=1)])
+        scores = np.concatenate([rng.uniform(0.3, 1, 12), rng.uniform(0, 0.5, 30)])
+        detections = BoxList(torch.from_numpy(found).float(), (640, 480), "xywh").convert("xyxy")
+        # Two digits make ties; 42 detections of which AR10 takes ten.
+        detections.add_field("scores", torch.from_numpy(scores.round(2)).float())
+        detections.add_field("labels", torch.from_numpy(labels[[*range(6), *range(6), *range(6, 36)]]))
+        predictions[39 - index] = detections
+    # The last class has no annotation.
+    categories = [{"id": 10 * label, "name": f"class {label}"} for label in range(1, 7)]
+    tree = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "many.json").write_text(json.dumps(tree))
+    return COCODataset(str(tmp_path), str(tmp_path / "many.json"), check_files=False), predictions
+
+
+def test_the_faster_evaluator_gives_the_same_numbers(many):
+    expected = evaluate(*many)
+    results = evaluate(*many, evaluator="faster_coco_eval")
+    assert 0.2 < expected["bbox"]["AP"] < 0.9 and expected["AP per class"]["class 6"] == -1
+    # The issue's tolerance.
+    assert results["bbox"] == pytest.approx(expected["bbox"], abs=1e-6)
+    assert results["AP per class"] == pytest.approx(expected["AP per class"], abs=1e-6)
+
+
+def test_an_evaluator_that_is_unknown_or_not_installed_is_named(dataset, monkeypatch):
+    with pytest.raises(InputError, match=r"TEST\.EVALUATOR is '?fast'?: .*pycocotools, faster_coco_eval"):
+        evaluate(dataset, perfect(dataset), evaluator="fast")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "faster" in name else find_spec(name))
+    check_evaluator("pycocotools")
+    with pytest.raises(InputError, match=r"not installed: run `pip install faster-coco-eval` or write pycocotools"):
+        evaluate(dataset, perfect(dataset), evaluator="faster_coco_eval")
+
+
+@pytest.mark.parametrize("evaluator", ["pycocotools", "faster_coco_eval"])
+def test_nothing_found_gives_zeros(dataset, tmp_path, evaluator):
     empty = BoxList([], (100, 50))
     empty.add_field("scores", torch.zeros(0))
     empty.add_field("labels", torch.zeros(0, dtype=torch.int64))
-    results = evaluate(dataset, {0: empty, 1: empty}, tmp_path)
+    results = evaluate(dataset, {0: empty, 1: empty}, tmp_path, evaluator)
     assert results["bbox"]["AP"] == 0 and results["bbox"]["AR100"] == 0
     assert results["AP per class"] == {"cat": 0, "dog": 0}
     assert json.loads((tmp_path / "bbox.json").read_text()) == []

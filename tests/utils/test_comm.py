@@ -19,7 +19,19 @@ def test_single_process():
     assert total.item() == 3 and not total.requires_grad
     total += 1
     assert value.item() == 3
-    assert comm.gather_objects({"a": 1}) == [{"a": 1}]
+    assert comm.gather_tensors(total) is total
+
+
+# Rows of each process: all may have some, the first or the last alone, or none.
+LENGTHS = [(2, 3), (0, 2), (1, 0), (0, 0)]
+
+
+def gathered(rank, lengths):
+    """Rows of [rank, place] in every second element of memory, and of another dtype where there are none."""
+    own = torch.tensor([[rank, place] for place in range(lengths[rank])], dtype=torch.int32).reshape(-1, 2)
+    own = own.repeat_interleave(2, dim=1)[:, ::2] if len(own) else torch.zeros(0, 5)
+    tensor = comm.gather_tensors(own)
+    return None if tensor is None else (tensor.tolist(), tensor.dtype)
 
 
 def work(rank, folder):
@@ -45,7 +57,7 @@ def work(rank, folder):
                 "total": total.tolist(),
                 "own": own.tolist(),
                 "buffer": norm.running_mean.tolist(),
-                "gathered": [comm.gather_objects({"rank": rank, "n": n}) for n in range(2)],
+                "gathered": [gathered(rank, lengths) for lengths in LENGTHS],
                 "groups": comm._cpu_group.cache_info().misses,
             }
         )
@@ -63,6 +75,8 @@ def test_two_processes(tmp_path):
         assert main["total"] == other["total"] == [2, 1]
         assert main["buffer"] == other["buffer"] == [0, 0]
         assert main["own"] == [1, 0] and other["own"] == [1, 1]
-        assert main["gathered"] == [[{"rank": 0, "n": n}, {"rank": 1, "n": n}] for n in range(2)]
-        assert other["gathered"] == [None, None]
+        for lengths, (rows, dtype) in zip(LENGTHS, main["gathered"], strict=True):
+            assert rows == [[rank, place] for rank, length in enumerate(lengths) for place in range(length)]
+            assert dtype == (torch.int32 if any(lengths) else torch.float32)
+        assert other["gathered"] == [None] * len(LENGTHS)
         assert main["groups"] == number

@@ -1,0 +1,67 @@
+"""Detections of many images in a few arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from fcos_core.structures.bounding_box import BoxList
+
+
+class Predictions(Mapping[int, BoxList]):
+    """Detections by dataset index, 28 bytes each rather than a BoxList an image; I images with M boxes in all.
+
+    Args:
+        indices: (I,) int64, the dataset index of each image.
+        sizes: (I, 2) int64, width and height in pixels that its boxes are on.
+        counts: (I,) int64, its number of boxes.
+        boxes: (M, 4) xyxy in pixels, those of an image one after the other, in the order of `indices`.
+        scores: (M,).
+        labels: (M,) int64.
+    """
+
+    def __init__(
+        self, indices: Tensor, sizes: Tensor, counts: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor
+    ) -> None:
+        self.indices = indices
+        self.sizes = sizes
+        self.counts = counts
+        self.boxes = boxes
+        self.scores = scores
+        self.labels = labels
+        self._rows = {index: row for row, index in enumerate(indices.tolist())}
+        self._ends = counts.cumsum(0)
+
+    @classmethod
+    def pack(cls, predictions: Mapping[int, BoxList]) -> Predictions:
+        """Copy detections, with fields "scores" and "labels", in the order of their indices."""
+        indices = sorted(predictions)
+        lists = [predictions[index].convert("xyxy") for index in indices]
+        return cls(
+            torch.tensor(indices, dtype=torch.int64),
+            torch.tensor([boxes.size for boxes in lists], dtype=torch.int64).reshape(-1, 2),
+            torch.tensor([len(boxes) for boxes in lists], dtype=torch.int64),
+            torch.cat([boxes.bbox for boxes in lists]) if lists else torch.zeros(0, 4),
+            torch.cat([boxes.get_field("scores") for boxes in lists]) if lists else torch.zeros(0),
+            torch.cat([boxes.get_field("labels") for boxes in lists]) if lists else torch.zeros(0, dtype=torch.int64),
+        )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the class is made from, in that order. Those of several parts, each concatenated, make the whole."""
+        return self.indices, self.sizes, self.counts, self.boxes, self.scores, self.labels
+
+    def __getitem__(self, index: int) -> BoxList:
+        row = self._rows[index]
+        part = slice(int(self._ends[row] - self.counts[row]), int(self._ends[row]))
+        boxes = BoxList(self.boxes[part], tuple(self.sizes[row].tolist()))
+        boxes.add_field("scores", self.scores[part])
+        boxes.add_field("labels", self.labels[part])
+        return boxes
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)

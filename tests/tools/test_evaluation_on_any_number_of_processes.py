@@ -1,0 +1,21 @@
+"""The testing command on one, two and four processes: the same table and the same detections to the last digit."""
+
+import json
+
+
+def test_tables_do_not_depend_on_the_number_of_processes(trained, tmp_path):
+    # Five images in three batches: four processes have two, two, one and no images.
+    words = ("MODEL.WEIGHT", str(trained.out / "model_final.pth"), "MODEL.FCOS.INFERENCE_TH", "0.001")
+    outcomes = []
+    for count in (1, 2, 4):
+        out = tmp_path / str(count)
+        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}") if count > 1 else ()
+        evaluator = "faster_coco_eval" if count == 2 else "pycocotools"
+        more = ("TEST.EVALUATOR", evaluator, "OUTPUT_DIR", str(out))
+        result = trained.run("test_net.py", *words, *more, launcher=launcher)
+        assert result.returncode == 0, result.stderr
+        results = out / "inference" / "tiny"
+        table = (out / "log.txt").read_text().partition("COCO metrics")[2]
+        outcomes.append(((results / "bbox.json").read_text(), (results / "coco_results.json").read_text(), table))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert len(json.loads(outcomes[0][0])) > 100 and "AP per class" in outcomes[0][2]
