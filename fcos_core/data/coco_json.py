@@ -3,14 +3,21 @@
 import json
 import os
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from fcos_core.data.json_stream import read_members
 from fcos_core.errors import InputError
+
+# Stands for the id of an annotation that has none or one that is not an integer.
+_NO_ID = -(2**63)
+
+NumberedEntries = Iterator[tuple[int, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class COCOTable:
 
 
 def read_coco_json(ann_file: str) -> COCOTable:
-    """Read and check the annotation file `ann_file`.
+    """Read and check the annotation file `ann_file`, an entry at a time.
 
     Polygons are not kept. An annotation may lack `id`, `area` and `iscrowd`; the key `annotations` may be
     absent, and then `categories` too.
@@ -82,24 +89,17 @@ def read_coco_json(ann_file: str) -> COCOTable:
             id stands twice; an annotation names an unknown image or category, or its box is not four finite
             numbers with a width and a height of at least 0.
     """
-    tree = _load(ann_file)
-    has_annotations = "annotations" in tree
-    image_ids, sizes, file_names = _images(tree, ann_file)
-    categories = _categories(tree, ann_file) if has_annotations or "categories" in tree else {}
+    sections = _read_sections(ann_file)
+    has_annotations = "annotations" in sections
+    for key in ("images", "categories") if has_annotations else ("images",):
+        if key not in sections:
+            raise InputError(f"The annotation file '{ann_file}' has no '{key}': give a COCO file, where it is a list.")
+    image_ids, sizes, file_names = zip(*sections["images"], strict=True)
+    categories = sections.get("categories", {})
     category_ids = tuple(sorted(categories))
-    entries = _section(tree, "annotations", ann_file) if has_annotations else []
-    position = {image_id: number for number, image_id in enumerate(image_ids)}
-    label_of = {category_id: label for label, category_id in enumerate(category_ids, start=1)}
-    for number, entry in enumerate(entries):
-        fault = _annotation_fault(entry, position, label_of)
-        if fault:
-            which = entry.get("id", f"number {number + 1} (it has no id)")
-            raise InputError(f"'{ann_file}': annotation {which} {fault}.")
-    image_of = np.array([position[entry["image_id"]] for entry in entries], dtype=np.int64)
+    annotations = sections.get("annotations", _Annotations())
+    image_of, category_of = annotations.places(image_ids, category_ids, ann_file)
     order = np.argsort(image_of, kind="stable")
-    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
-    labels = np.array([label_of[entry["category_id"]] for entry in entries], dtype=np.int64)
-    crowd = np.array([bool(entry.get("iscrowd")) for entry in entries], dtype=bool)
     counts = np.bincount(image_of, minlength=len(image_ids))
     return COCOTable(
         ann_file=ann_file,
@@ -107,84 +107,172 @@ def read_coco_json(ann_file: str) -> COCOTable:
         sizes=np.array(sizes, dtype=np.int64),
         file_names=np.array(file_names),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        annotation_ids=_annotation_ids(entries)[order],
-        boxes=boxes[order],
-        labels=labels[order],
-        crowd=crowd[order],
-        areas=_areas(entries, boxes)[order],
+        annotation_ids=annotations.unique_ids()[order],
+        boxes=annotations.boxes_array()[order],
+        labels=category_of[order] + 1,
+        crowd=np.array(annotations.crowd, dtype=bool)[order],
+        areas=annotations.areas_array()[order],
         category_ids=category_ids,
         category_names=tuple(categories[category_id] for category_id in category_ids),
         has_annotations=has_annotations,
     )
 
 
-def _load(ann_file: str) -> dict[str, Any]:
+def _read_sections(ann_file: str) -> dict[str, Any]:
+    """What the file has of images, categories and annotations, each as its reader gives it."""
     if not os.path.isfile(ann_file):
         raise InputError(
             f"The annotation file '{ann_file}' does not exist (looked at {os.path.abspath(ann_file)}): "
             "correct DATASETS.DATA_DIR or the dataset's ann_file."
         )
+    readers = {"images": _read_images, "categories": _read_categories, "annotations": _read_annotations}
+    sections = {}
     try:
         with open(ann_file, "rb") as file:
-            tree = json.loads(file.read(), object_hook=_without_polygons)
+            for key, value in read_members(file):
+                if key in readers:
+                    sections[key] = readers[key](_entries(value, key, ann_file), ann_file)
+    except InputError:
+        raise
+    except json.JSONDecodeError:
+        _explain_broken(ann_file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(ann_file, error) from error
+    return sections
+
+
+def _explain_broken(ann_file: str) -> NoReturn:
+    """Read a file that is not a JSON object once more, as a whole, which tells where it breaks."""
+    try:
+        with open(ann_file, "rb") as file:
+            tree = json.loads(file.read())
     except json.JSONDecodeError as error:
         raise InputError(
             f"The annotation file '{ann_file}' is not valid JSON at line {error.lineno}, column {error.colno} "
             f"(character {error.pos}): {error.msg}. It may be cut short: copy or export it again."
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
+        raise _unreadable(ann_file, error) from error
+    raise InputError(
+        f"The annotation file '{ann_file}' must be a JSON object with images, annotations and categories; "
+        f"it is a {type(tree).__name__}: give the ground truth in COCO format."
+    )
+
+
+def _unreadable(ann_file: str, error: Exception) -> InputError:
+    return InputError(f"The annotation file '{ann_file}' cannot be read as JSON: {error}. Copy or export it again.")
+
+
+def _entries(value: Any, key: str, ann_file: str) -> NumberedEntries:
+    """The entries of a section, numbered from 1."""
+    if not isinstance(value, Iterator):
         raise InputError(
-            f"The annotation file '{ann_file}' cannot be read as JSON: {error}. Copy or export it again."
-        ) from error
-    if not isinstance(tree, dict):
-        raise InputError(
-            f"The annotation file '{ann_file}' must be a JSON object with images, annotations and categories; "
-            f"it is a {type(tree).__name__}: give the ground truth in COCO format."
+            f"The annotation file '{ann_file}' has '{key}' that is not a list: give a COCO file, where it is a list."
         )
-    return tree
-
-
-def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)  # most of the file's bulk, dropped before it piles up
-    return entry
-
-
-def _section(tree: Mapping[str, Any], key: str, ann_file: str) -> list[dict[str, Any]]:
-    entries = tree.get(key)
-    if not isinstance(entries, list):
-        state = f"'{key}' that is not a list" if key in tree else f"no '{key}'"
-        raise InputError(f"The annotation file '{ann_file}' has {state}: give a COCO file, where '{key}' is a list.")
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(value, start=1):
         if not isinstance(entry, dict):
             raise InputError(
-                f"'{ann_file}': entry {number + 1} of '{key}' is {entry!r}: each must be an object with fields."
+                f"'{ann_file}': entry {number} of '{key}' is {entry!r}: each must be an object with fields."
             )
-    return entries
+        yield number, entry
 
 
-def _images(tree: Mapping[str, Any], ann_file: str) -> tuple[list[int], list[tuple[int, int]], list[str]]:
+def _read_images(entries: NumberedEntries, ann_file: str) -> list[tuple[int, tuple[int, int], str]]:
+    """Id, (width, height) and file name of each image, in the order of the ids."""
     rows = []
-    for number, entry in enumerate(_section(tree, "images", ann_file)):
-        image_id = _integer(entry, "id", f"entry {number + 1} of 'images'", ann_file)
+    for number, entry in entries:
+        image_id = _integer(entry, "id", f"entry {number} of 'images'", ann_file)
         what = f"image {image_id}"
         size = tuple(_integer(entry, side, what, ann_file, least=1) for side in ("width", "height"))
         rows.append((image_id, size, _text(entry, "file_name", what, ann_file)))
     if not rows:
         raise InputError(f"The annotation file '{ann_file}' lists no images: give one that does.")
     _check_unique([row[0] for row in rows], "image", ann_file)
-    image_ids, sizes, names = zip(*sorted(rows), strict=True)
-    return list(image_ids), list(sizes), list(names)
+    return sorted(rows)
 
 
-def _categories(tree: Mapping[str, Any], ann_file: str) -> dict[int, str]:
+def _read_categories(entries: NumberedEntries, ann_file: str) -> dict[int, str]:
+    """Category id to name."""
     rows = []
-    for number, entry in enumerate(_section(tree, "categories", ann_file)):
-        category_id = _integer(entry, "id", f"entry {number + 1} of 'categories'", ann_file)
+    for number, entry in entries:
+        category_id = _integer(entry, "id", f"entry {number} of 'categories'", ann_file)
         rows.append((category_id, _text(entry, "name", f"category {category_id}", ann_file)))
     if not rows:
         raise InputError(f"The annotation file '{ann_file}' lists no categories: name at least one.")
     _check_unique([row[0] for row in rows], "category", ann_file)
     return dict(rows)
+
+
+def _read_annotations(entries: NumberedEntries, ann_file: str) -> "_Annotations":
+    annotations = _Annotations()
+    for number, entry in entries:
+        fault = _annotation_fault(entry)
+        if fault:
+            which = entry.get("id", f"number {number} (it has no id)")
+            raise InputError(f"'{ann_file}': annotation {which} {fault}.")
+        annotations.append(entry)
+    return annotations
+
+
+class _Annotations:
+    """Columns of annotations that are sound in themselves, in the order of the file."""
+
+    def __init__(self) -> None:
+        self.ids, self.image_ids, self.category_ids = array("q"), array("q"), array("q")
+        self.boxes, self.areas = array("d"), array("d")
+        self.crowd = bytearray()
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        own_id, area = entry.get("id"), entry.get("area")
+        self.ids.append(own_id if _is_integer(own_id) else _NO_ID)
+        self.image_ids.append(entry["image_id"])
+        self.category_ids.append(entry["category_id"])
+        self.boxes.extend(entry["bbox"])
+        self.areas.append(float("nan") if area is None else area)
+        self.crowd.append(bool(entry.get("iscrowd")))
+
+    def places(
+        self, image_ids: Sequence[int], category_ids: Sequence[int], ann_file: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where each annotation's image and category stand in ascending lists of ids; two arrays (M,).
+
+        Raises:
+            InputError: one is not there.
+        """
+        images, no_image = _look_up(self.image_ids, image_ids)
+        categories, no_category = _look_up(self.category_ids, category_ids)
+        unknown = np.flatnonzero(no_image | no_category)
+        if len(unknown):
+            row = int(unknown[0])
+            which = self.ids[row] if self.ids[row] != _NO_ID else f"number {row + 1}"
+            image_id, category_id = self.image_ids[row], self.category_ids[row]
+            fault = _unknown_image(image_id) if no_image[row] else _unknown_category(image_id, category_id)
+            raise InputError(f"'{ann_file}': annotation {which} {fault}.")
+        return images, categories
+
+    def boxes_array(self) -> np.ndarray:
+        return np.array(self.boxes, dtype=np.float64).reshape(-1, 4)
+
+    def areas_array(self) -> np.ndarray:
+        """Those of the boxes where the file gives none."""
+        areas, boxes = np.array(self.areas, dtype=np.float64), self.boxes_array()
+        return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+
+    def unique_ids(self) -> np.ndarray:
+        """The file's where they are unique and positive; 1 to M otherwise."""
+        ids = np.array(self.ids, dtype=np.int64)
+        # pycocotools takes id 0 for "unmatched", so that id would cost a true detection.
+        if (ids > 0).all() and len(np.unique(ids)) == len(ids):
+            return ids
+        return np.arange(1, len(ids) + 1, dtype=np.int64)
+
+
+def _look_up(wanted: array, ascending: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of `wanted` stands in `ascending`, and whether it does not."""
+    wanted, ascending = np.array(wanted, dtype=np.int64), np.array(ascending, dtype=np.int64)
+    places = np.searchsorted(ascending, wanted)
+    beyond = places == len(ascending)
+    return places, beyond | (np.append(ascending, 0)[places] != wanted)
 
 
 def _check_unique(ids: Sequence[int], what: str, ann_file: str) -> None:
@@ -221,19 +309,14 @@ def _is_finite(value: float) -> bool:
     return abs(value) <= sys.float_info.max  # unlike math.isfinite, takes integers of any length
 
 
-def _annotation_fault(
-    entry: Mapping[str, Any], image_ids: Mapping[int, int], category_ids: Mapping[int, int]
-) -> str | None:
-    """What is wrong with one annotation and what to do about it, as the end of a sentence."""
+def _annotation_fault(entry: Mapping[str, Any]) -> str | None:
+    """What is wrong with one annotation alone and what to do about it, as the end of a sentence."""
     image_id, category_id, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-    if not _is_integer(image_id) or image_id not in image_ids:
-        return f"names image {image_id!r}, which 'images' does not list: add that image or remove it"
+    if not _is_integer(image_id):
+        return _unknown_image(image_id)
+    if not _is_integer(category_id):
+        return _unknown_category(image_id, category_id)
     on_image = f"of image {image_id}"
-    if not _is_integer(category_id) or category_id not in category_ids:
-        return (
-            f"{on_image} names category {category_id!r}, which 'categories' does not list: "
-            "add that category or remove it"
-        )
     if not isinstance(box, list) or len(box) != 4 or not all(type(v) in (int, float) for v in box):
         return f"{on_image} has bbox {box!r}: give four numbers, x, y, width and height in pixels"
     if not all(map(_is_finite, box)):
@@ -248,16 +331,12 @@ def _annotation_fault(
     return None
 
 
-def _annotation_ids(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    ids = [entry.get("id") for entry in entries]
-    # pycocotools takes id 0 for "unmatched", so that id would cost a true detection.
-    if all(_is_integer(i) and i > 0 for i in ids) and len(set(ids)) == len(ids):
-        return np.array(ids, dtype=np.int64)
-    return np.arange(1, len(ids) + 1, dtype=np.int64)
+def _unknown_image(image_id: Any) -> str:
+    return f"names image {image_id!r}, which 'images' does not list: add that image or remove it"
 
 
-def _areas(entries: Sequence[Mapping[str, Any]], boxes: np.ndarray) -> np.ndarray:
-    given = [entry.get("area") for entry in entries]
-    box_areas = (boxes[:, 2] * boxes[:, 3]).tolist()
-    areas = [own if area is None else area for area, own in zip(given, box_areas, strict=True)]
-    return np.array(areas, dtype=np.float64)
+def _unknown_category(image_id: int, category_id: Any) -> str:
+    return (
+        f"of image {image_id} names category {category_id!r}, which 'categories' does not list: "
+        "add that category or remove it"
+    )

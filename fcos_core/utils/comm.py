@@ -1,5 +1,6 @@
 """What processes of one run say to each other; every function also works in a single process."""
 
+import atexit
 import functools
 import logging
 import multiprocessing
@@ -133,3 +134,7 @@ def leave(status: int) -> NoReturn:
 @functools.lru_cache(maxsize=1)
 def _cpu_group(_world: dist.ProcessGroup) -> dist.ProcessGroup:
     return dist.new_group(backend="gloo")
+
+
+# gloo's threads abort the process where a group is still held when the interpreter is torn down.
+atexit.register(_cpu_group.cache_clear)
