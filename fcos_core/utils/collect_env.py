@@ -4,31 +4,44 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
 _PACKAGES = ("torchvision", "numpy", "pycocotools", "pillow", "yacs", "tensorboard")
 
 
+def environment() -> dict[str, str]:
+    """Python, system, CPU, PyTorch, CUDA, GPUs and their driver, libraries, compiled operators and git commit."""
+    return {
+        "Python": f"{platform.python_version()} ({sys.executable})",
+        "System": platform.platform(),
+        "CPU": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch",
+        "PyTorch": torch.__version__,
+        "CUDA": _cuda(),
+        "GPUs": _gpus(),
+        **{name: _version(name) for name in _PACKAGES},
+        "fcos_core._C": "compiled" if importlib.util.find_spec("fcos_core._C") else "not compiled",
+        "Command": shlex.join([sys.executable, *sys.argv]),
+        "git commit": _git_commit(),
+    }
+
+
 def collect_env_info() -> str:
-    """A dozen lines on Python, system, PyTorch, CUDA, libraries, compiled operators and git commit."""
-    rows = [
-        ("Python", f"{platform.python_version()} ({sys.executable})"),
-        ("System", platform.platform()),
-        ("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch"),
-        ("PyTorch", torch.__version__),
-        ("CUDA", _cuda()),
-        ("GPUs", _gpus()),
-        *((name, _version(name)) for name in _PACKAGES),
-        ("fcos_core._C", "compiled" if importlib.util.find_spec("fcos_core._C") else "not compiled"),
-        ("Command", shlex.join([sys.executable, *sys.argv])),
-        ("git commit", _git_commit()),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    """`environment` as a dozen lines."""
+    rows = environment()
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _cpu_name() -> str:
+    cpus = Path("/proc/cpuinfo")  # platform.processor() knows the name on few systems
+    found = re.search(r"^model name\s*:\s*(.+)$", cpus.read_text(), re.MULTILINE) if cpus.is_file() else None
+    return found[1] if found else platform.machine()
 
 
 def _cuda() -> str:
@@ -42,7 +55,14 @@ def _cuda() -> str:
 def _gpus() -> str:
     if not torch.cuda.is_available():
         return "none"
-    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return f"{names}; driver {_driver()}"
+
+
+def _driver() -> str:
+    file = Path("/proc/driver/nvidia/version")
+    found = re.search(r"^NVRM version:.*?\s(\d+\.[\d.]+)", file.read_text(), re.MULTILINE) if file.is_file() else None
+    return found[1] if found else "unknown"
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,83 @@
+"""How much memory something takes: the device's on CUDA, the process's on a CPU."""
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fcos_core.benchmark.timing import synchronize
+
+
+class Memory(NamedTuple):
+    """Bytes beyond what was in use before.
+
+    Attributes:
+        added: still in use at the end.
+        peak: the most that was in use at once.
+    """
+
+    added: int
+    peak: int
+
+
+def label(device: torch.device) -> str:
+    """What the numbers of `measure_memory` are of."""
+    return "GB allocated" if device.type == "cuda" else "GB resident"
+
+
+def measure_memory(make: Callable[[], Any], device: torch.device) -> Memory:
+    """Memory that calling `make` takes; where it returns something to call, the peak is that of calling it again.
+
+    What only a first call takes, such as compiling, then does not count, and what was made, such as weights, does.
+    """
+    before = _in_use(device)
+    made = make()
+    if callable(made):
+        made()
+        _forget_peak(device)
+        made()
+    synchronize(device)
+    peak = _peak(device)
+    return Memory(_in_use(device, forget=False) - before, peak - before)
+
+
+def _in_use(device: torch.device, forget: bool = True) -> int:
+    gc.collect()
+    if device.type == "cuda":
+        synchronize(device)
+        used = torch.cuda.memory_allocated(device)
+    else:
+        # Freed blocks that the C library holds back would hide what the next contender takes.
+        ctypes.CDLL(None).malloc_trim(0)
+        used = _status("VmRSS")
+    if forget:
+        _forget_peak(device)
+    return used
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets VmHWM
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    """Bytes that Linux gives for `key` in /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def private_bytes() -> int:
+    """Bytes of this process's memory that no other process shares."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

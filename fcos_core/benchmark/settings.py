@@ -1,0 +1,60 @@
+"""What a run of the benchmark measures on."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fcos_core.errors import InputError, require
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and repetitions, the same for every contender.
+
+    Attributes:
+        device: where everything is measured.
+        models: names of files in configs/fcos, without their ending.
+        height, width: of the network's input in pixels, multiples of 32.
+        batch: images a batch where throughput and operators are measured.
+        train_batch: images a training step.
+        candidates: classes at locations that pass the score threshold, an image.
+        rounds: measurements of each contender.
+        warmup: calls before the first.
+        precision: that of ours where one is measured, not all.
+        coco_scale: images of the annotation file and of the evaluation as a share of COCO's.
+        image_folder: JPEG files for the data loader; None: they are drawn.
+    """
+
+    device: torch.device
+    models: tuple[str, ...]
+    height: int
+    width: int
+    batch: int
+    train_batch: int
+    candidates: int
+    rounds: int
+    warmup: int
+    precision: str
+    coco_scale: float
+    image_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        for side in ("height", "width"):
+            value = getattr(self, side)
+            require(value >= 32 and value % 32 == 0, f"--{side}", value, "a multiple of 32")
+        for name in ("batch", "train_batch", "candidates", "rounds", "warmup"):
+            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        require(0 < self.coco_scale <= 1, "--coco-scale", self.coco_scale, "a share, more than 0 and at most 1")
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device is cuda, but PyTorch finds no CUDA device; write --device cpu.")
+
+
+def default_settings(device: str) -> dict:
+    """Arguments of `Settings` but the device: those of the published table on CUDA, minutes' worth on a CPU."""
+    shared = {"train_batch": 2, "candidates": 2000, "coco_scale": 1.0, "image_folder": None}
+    models = ("fcos_R_50_5l_2x", "fcos_hrnet_w18_5l_2x", "fcos_hrnet_w32_5l_2x", "fcos_hrnet_w40_6l_3x")
+    if torch.device(device).type == "cuda":
+        sizes = {"height": 800, "width": 1344, "batch": 8, "rounds": 30, "warmup": 5}
+        return {**shared, **sizes, "models": models, "precision": "bfloat16"}
+    sizes = {"height": 320, "width": 544, "batch": 2, "rounds": 3, "warmup": 2}
+    return {**shared, **sizes, "models": models[:2], "precision": "float32"}

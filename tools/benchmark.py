@@ -1,0 +1,87 @@
+"""Measure the detector beside what people would use instead: python tools/benchmark.py [--MEASURE ...] [options]
+
+Without a measure, all are taken. Tables are printed as they are made, in Markdown; --json writes them to a file with
+the machine, the versions and the command line. docs/benchmarks.md explains the measures.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from fcos_core.benchmark import data, evaluation, growth, inference, operators, published, training
+from fcos_core.benchmark.models import load_config
+from fcos_core.benchmark.report import Table, write_json
+from fcos_core.benchmark.settings import Settings, default_settings
+from fcos_core.engine.launch import run_program
+from fcos_core.utils.collect_env import collect_env_info
+
+MEASURES: dict[str, Callable[[Settings], list[Table]]] = {
+    "latency": inference.latency,
+    "throughput": inference.throughput,
+    "stages": inference.stages,
+    "branches": inference.branches,
+    "backbones": inference.backbones,
+    "training": training.training,
+    "operators": operators.operators,
+    "loader": data.loader,
+    "annotations": data.annotations,
+    "evaluation": evaluation.evaluation,
+    "growth": growth.growth,
+    "table": published.table,
+}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    settings = make_settings(arguments)
+    for model in settings.models:
+        load_config(model, settings.device)  # a name that is wrong should show before minutes have passed
+    print(f"```\n{collect_env_info()}\n```", flush=True)
+    tables = {}
+    for name in [name for name in MEASURES if vars(arguments)[name]] or MEASURES:
+        tables[name] = MEASURES[name](settings)
+        for table in tables[name]:
+            print(f"\n{table}", flush=True)
+        if arguments.json:
+            write_json(arguments.json, settings, tables)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    measures = parser.add_argument_group("measures")
+    for name, measure in MEASURES.items():
+        measures.add_argument(f"--{name}", action="store_true", help=measure.__doc__.splitlines()[0])
+    options = parser.add_argument_group("options; the defaults depend on the device")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    options.add_argument("--models", nargs="+", metavar="NAME", help="files of configs/fcos, without .yaml")
+    options.add_argument("--height", type=int, help="of the input in pixels")
+    options.add_argument("--width", type=int, help="of the input in pixels")
+    options.add_argument("--batch", type=int, help="images a batch for throughput, operators and the loader")
+    options.add_argument("--train-batch", type=int, help="images a training step")
+    options.add_argument("--candidates", type=int, help="class scores above the threshold, an image")
+    options.add_argument("--rounds", type=int, help="measurements of each contender")
+    options.add_argument("--warmup", type=int, help="calls before the first measurement")
+    options.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), help="of ours where one is measured"
+    )
+    options.add_argument(
+        "--coco-scale", type=float, help="size of annotation file and evaluation, as a share of COCO's"
+    )
+    options.add_argument("--image-folder", metavar="FOLDER", help="JPEG files for the loader, in place of drawn ones")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables there too")
+    return parser.parse_args()
+
+
+def make_settings(arguments: argparse.Namespace) -> Settings:
+    """What the command line says, and the device's defaults."""
+    given = {field.name: vars(arguments)[field.name] for field in fields(Settings)}
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen = {**default_settings(arguments.device), **given}
+    return Settings(**{**chosen, "device": torch.device(arguments.device), "models": tuple(chosen["models"])})
+
+
+if __name__ == "__main__":
+    run_program(main)
