@@ -85,11 +85,11 @@ def torchvision_inference(images: Tensor, candidates: int) -> dict[str, Call]:
 def make_torchvision_fcos(images: Tensor, candidates: int) -> nn.Module:
     """Random weights that find as much as ours: `candidates` an image pass its threshold, boxes are as large.
 
-    Its own resizing is left out: it takes the images as they are.
+    It takes the images as they are: its own resizing is left out.
     """
     torch.manual_seed(SEED)
-    model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80, _skip_resize=True)
-    model = model.to(images.device).eval()
+    model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80).to(images.device).eval()
+    model.transform.resize = lambda image, target: (image, target)
     regression = model.head.regression_head.bbox_reg
     with torch.no_grad():
         # Distances in strides, four as in `make_detector`.

@@ -63,8 +63,9 @@ def bias_shift(needed: Tensor, count: int) -> Tensor:
 
     Args:
         needed: (K,), of each class at each location, how far its logit lies below where it becomes a candidate.
-        count: less than K.
+        count: half of K where it is more than that, as on images of a few cells.
     """
+    count = min(count, len(needed) // 2)
     return needed.topk(count + 1, largest=False).values[-2:].mean()
 
 

@@ -68,8 +68,9 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        # Three digits that count, and no more.
-        return f"{value:,.{3 - min(len(f'{abs(value):.0f}'), 3)}f}" if abs(value) >= 1 else f"{value:.3g}"
+        # Three digits that count, of ratios near 1 two.
+        decimals = next((n for n, least in enumerate((100, 10, 0.1)) if abs(value) >= least), None)
+        return f"{value:.3g}" if decimals is None else f"{value:,.{decimals}f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

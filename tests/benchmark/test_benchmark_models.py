@@ -22,6 +22,7 @@ def test_bias_shift_lets_exactly_so_many_through():
     needed = torch.tensor([3.0, -1.0, 0.5, 2.0])
     assert bias_shift(needed, 2) == 1.25  # between the second and the third
     assert (needed < bias_shift(needed, 2)).sum() == 2
+    assert bias_shift(needed, 100) == bias_shift(needed, 2)  # half of them at most
 
 
 def test_detector_has_the_candidates_that_are_asked_for(config, detector, images):
@@ -42,10 +43,10 @@ def test_boxes_of_neighbours_overlap(config, detector, images):
         assert level.median().item() == pytest.approx(4 * stride, rel=0.5)
 
 
-@pytest.mark.slow
-def test_torchvision_has_as_many_candidates():
+def test_torchvision_has_as_many_candidates_on_the_same_pixels():
     images = make_images(1, 64, 96, CPU)
     model = make_torchvision_fcos(images, candidates=200)
+    assert model.transform(list(images))[0].tensors.shape == (1, 3, 64, 96)
     assert (torchvision_thresholds(model, images) < 0).sum().item() == pytest.approx(200, abs=3)
     with torch.no_grad():
         (found,) = model(list(images))
@@ -67,5 +68,5 @@ def test_targets_lie_within_the_image():
 
 
 def test_unknown_model_is_an_error_that_names_the_nearest():
-    with pytest.raises(InputError, match="'fcos_R_50_51_2x'.*nearest name is 'fcos_R_50_5l_2x'"):
+    with pytest.raises(InputError, match=r"'fcos_R_50_51_2x'.*nearest name is 'fcos_R_50_5l_2x'"):
         load_config("fcos_R_50_51_2x", CPU)
