@@ -1,17 +1,75 @@
 """Stochastic gradient descent with momentum."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fcos_core.errors import require
 
 if TYPE_CHECKING:
     from fcos_core.config import Config
 
+_OPTIONS = itemgetter(
+    "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "differentiable"
+)
 
-def make_optimizer(cfg: "Config", model: nn.Module) -> torch.optim.SGD:
+
+class SGD(torch.optim.SGD):
+    """`torch.optim.SGD` whose groups of equal options take their step together.
+
+    PyTorch batches the kernels of a step within a group; published training states have a group for each parameter.
+    Groups and state dicts are as they would be; on CPU so is every bit.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        groups = self.param_groups
+        self.param_groups = self._merged()
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, also of a `torch.optim.SGD`, or one whose tensors lie otherwise in memory."""
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            buffer = state.get("momentum_buffer")
+            if buffer is not None:
+                state["momentum_buffer"] = torch.empty_like(parameter, dtype=buffer.dtype).copy_(buffer)
+
+    def _merged(self) -> list[dict[str, Any]]:
+        merged: dict[tuple, dict[str, Any]] = {}
+        for group in self.param_groups:
+            options = _OPTIONS(group)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                buffer = self.state[parameter].get("momentum_buffer")
+                fused = group["fused"] or _fits_one_kernel(parameter, buffer)
+                # A first step makes the buffers, of all or of none.
+                key = (*options, fused, buffer is None)
+                if key not in merged:
+                    merged[key] = {**group, "fused": fused, "params": []}
+                merged[key]["params"].append(parameter)
+        return list(merged.values())
+
+
+def _fits_one_kernel(parameter: Tensor, buffer: Tensor | None) -> bool | None:
+    """True for the kernel that reads and writes everything once; None: PyTorch chooses."""
+    if parameter.is_cuda and parameter.stride() == parameter.grad.stride():
+        return True if buffer is None or buffer.stride() == parameter.stride() else None
+    return None
+
+
+def make_optimizer(cfg: "Config", model: nn.Module) -> SGD:
     """SGD over the trained parameters of `model`, one group each as in published training states.
 
     A parameter with "bias" in its name has the learning rate BASE_LR * BIAS_LR_FACTOR and the weight decay
@@ -30,4 +88,4 @@ def make_optimizer(cfg: "Config", model: nn.Module) -> torch.optim.SGD:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]
-    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)
+    return SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)

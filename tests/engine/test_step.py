@@ -28,13 +28,13 @@ def detector():
 
 
 def batch(dtype):
-    images = torch.randn(len(BOXES), 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    images = torch.randn(len(BOXES), 3, 64, 128, generator=torch.Generator().manual_seed(1), dtype=dtype)
     targets = []
     for boxes in BOXES:
-        target = BoxList(torch.tensor(boxes, dtype=dtype).reshape(-1, 4), (64, 64))
+        target = BoxList(torch.tensor(boxes, dtype=dtype).reshape(-1, 4), (128, 64))
         target.add_field("labels", torch.ones(len(boxes), dtype=torch.int64))
         targets.append(target)
-    return ImageList(images, [(64, 64)] * len(BOXES)), targets
+    return ImageList(images, [(64, 128)] * len(BOXES)), targets
 
 
 def take(detector, dtype, **options):

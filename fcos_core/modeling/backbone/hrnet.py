@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
+from fcos_core.layers.own_dtype import Upsample
+from fcos_core.modeling.backbone.stage import Stage
 
 
 def conv_bn(
@@ -85,7 +87,7 @@ class HighResolutionModule(nn.Module):
             return nn.Identity()
         if j > i:
             project = conv_bn(channels[j], channels[i], 1, 1, norm, relu=False)
-            return ConvNorm(*project, nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
+            return ConvNorm(*project, Upsample(2 ** (j - i), "nearest"))
         halvings = [conv_bn(channels[j], channels[j], 3, 2, norm, relu=True) for _ in range(i - j - 1)]
         return nn.Sequential(*halvings, conv_bn(channels[j], channels[i], 3, 2, norm, relu=False))
 
@@ -108,6 +110,7 @@ class HighResolutionNet(nn.Module):
         stem_channels, stage1_channels: of the stem and of the bottlenecks of stage 1.
         train_norm: BatchNorms follow train(); otherwise their statistics stay fixed, their affine part trained.
         norm: BatchNorm class, `nn.BatchNorm2d` or one over processes.
+        checkpointed: stages, of 1 to 4, whose blocks and modules are run again in the backward pass rather than kept.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class HighResolutionNet(nn.Module):
         stage1_channels: int = 64,
         train_norm: bool = False,
         norm: type[nn.Module] = nn.BatchNorm2d,
+        checkpointed: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.norm, self.train_norm = norm, train_norm
@@ -130,13 +134,13 @@ class HighResolutionNet(nn.Module):
         blocks = [Bottleneck(stem_channels, stage1_channels, norm)]
         for _ in range(num_modules[0] * num_blocks[0] - 1):
             blocks.append(Bottleneck(4 * stage1_channels, stage1_channels, norm))
-        self.layer1 = nn.Sequential(*blocks)
+        self.layer1 = Stage(*blocks, checkpointed=1 in checkpointed)
         channels = [4 * stage1_channels]
         for stage in (1, 2, 3):
             before, channels = channels, [width * 2**i for i in range(num_branches[stage])]
             self.add_module(f"transition{stage}", self._transition(before, channels))
             modules = [HighResolutionModule(channels, num_blocks[stage], norm) for _ in range(num_modules[stage])]
-            self.add_module(f"stage{stage + 1}", nn.Sequential(*modules))
+            self.add_module(f"stage{stage + 1}", Stage(*modules, checkpointed=stage + 1 in checkpointed))
         self.out_channels = tuple(channels)
         self.strides = tuple(4 * 2**i for i in range(len(channels)))
 

@@ -1,12 +1,14 @@
 """ResNet and ResNeXt as Caffe2 has them (He et al. 2016, table 1; Xie et al. 2017)."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
+from fcos_core.modeling.backbone.stage import Stage
 
 BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -71,6 +73,7 @@ class ResNet(nn.Module):
         num_groups, width_per_group: of the 3x3 convolutions of stage 1; the width doubles every stage.
         stride_in_1x1: stage strides lie in the first 1x1 rather than in the 3x3.
         freeze_at: parts whose parameters are not trained: 1 the stem, 2 stage 1 too, ...
+        checkpointed: stages, of 1 to 4, whose blocks are run again in the backward pass rather than kept.
     """
 
     out_channels = (256, 512, 1024, 2048)
@@ -83,6 +86,7 @@ class ResNet(nn.Module):
         width_per_group: int = 64,
         stride_in_1x1: bool = True,
         freeze_at: int = 2,
+        checkpointed: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.stem = Stem()
@@ -94,7 +98,7 @@ class ResNet(nn.Module):
                 width = num_groups * width_per_group * 2**i
                 layers.append(Bottleneck(in_channels, width, out_channels, stride, stride_in_1x1, num_groups))
                 in_channels = out_channels
-            self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
+            self.add_module(f"layer{i + 1}", Stage(*layers, checkpointed=i + 1 in checkpointed))
         for part in [self.stem, *self._stages()][: max(freeze_at, 0)]:
             part.requires_grad_(False)
 

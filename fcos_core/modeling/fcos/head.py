@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fcos_core.layers.own_dtype import GroupNorm
 from fcos_core.layers.scale import Scale
 
 
@@ -45,7 +46,7 @@ class FCOSHead(nn.Module):
     def _tower(channels: int, num_convs: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for _ in range(num_convs):
-            layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(32, channels), nn.ReLU()]
+            layers += [nn.Conv2d(channels, channels, 3, padding=1), GroupNorm(32, channels), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.layers.own_dtype import upsample
+
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
     """Convolution padded to keep the size, started kaiming uniform (a=1) with zero bias."""
@@ -56,7 +58,7 @@ class FPN(nn.Module):
         for number in reversed(self.numbers):
             lateral = getattr(self, f"fpn_inner{number}")(features[number - 1])
             if top_down is not None:
-                lateral = lateral + F.interpolate(top_down, scale_factor=2, mode="nearest")
+                lateral = lateral + upsample(top_down, 2, "nearest")
             top_down = lateral
             levels.insert(0, getattr(self, f"fpn_layer{number}")(top_down))
         return levels + self.top_blocks(levels[-1])

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.layers.own_dtype import upsample
+
 
 class HRFPN(nn.Module):
     """Concatenates all branches at the finest resolution and pools the levels from there.
@@ -29,10 +31,7 @@ class HRFPN(nn.Module):
     def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
         """Branches (N, C_i, H / (4 * 2^i), W / (4 * 2^i)) to levels (N, out_channels, H / stride, W / stride)."""
         size = branches[0].shape[-2:]
-        upsampled = [
-            F.interpolate(branch, scale_factor=2**i, mode="bilinear", align_corners=False)
-            for i, branch in enumerate(branches[1:], start=1)
-        ]
+        upsampled = [upsample(branch, 2**i, "bilinear") for i, branch in enumerate(branches[1:], start=1)]
         fused = self.reduction_conv(torch.cat([branches[0], *upsampled], dim=1))
         levels = []
         for level, conv in enumerate(self.fpn_conv):
