@@ -37,6 +37,9 @@ _C.MODEL.BACKBONE = Config()
 _C.MODEL.BACKBONE.CONV_BODY = "R-50-FPN-RETINANET"
 # ResNet: number of parts frozen from the input on; 0 or less none, 1 the stem, 2 stem and stage 1, ...
 _C.MODEL.BACKBONE.FREEZE_CONV_BODY_AT = 2
+# Stages, of 1 to 4, that keep only the input of each block (ResNet; stage 1 of HRNet) or module (HRNet) for the
+# backward pass, which runs it again: less memory, more time. Not with BatchNorms that are trained.
+_C.MODEL.BACKBONE.CHECKPOINT_STAGES = ()
 
 _C.MODEL.RESNETS = Config()
 # Groups and channels a group of the 3x3 convolutions: 1 x 64 is ResNet, 32 x 8 and 64 x 4 are ResNeXt.
@@ -174,6 +177,12 @@ _C.SOLVER.IMS_PER_BATCH = 16
 _C.SOLVER.ACCUMULATE_STEPS = 1
 # "float32"; "bfloat16" or "float16": autocast to it in training, float16 with a gradient scaler.
 _C.SOLVER.PRECISION = "float32"
+# Weights and activations lie in memory with the channels last in training, as convolutions in half precision want
+# them. Numbers and checkpoints stay what they are, up to rounding.
+_C.SOLVER.CHANNELS_LAST = True
+# Backbone and head are compiled (torch.compile) in training: minutes at the start, and again at the second image
+# size. Numbers stay what they are, up to rounding.
+_C.SOLVER.COMPILE = False
 # The gradient's norm over all parameters is brought down to this; 0: left as it is.
 _C.SOLVER.CLIP_GRADIENT_NORM = 0.0
 # An average of the weights is kept, average * EMA_DECAY + weights * (1 - EMA_DECAY) after each iteration, and

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fcos_core.data import make_data_loader
 from fcos_core.data.loader import BatchLoader
 from fcos_core.engine.inference import inference
+from fcos_core.engine.step import TrainingStep
 from fcos_core.engine.trainer import TrainingOptions, do_train
 from fcos_core.errors import InputError, require
 from fcos_core.evaluation import METRICS, check_evaluator
@@ -70,9 +71,9 @@ def train(cfg: "Config", test_loaders: dict[str, BatchLoader] | None = None) -> 
     model = build_detection_model(cfg).to(device)
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
-    scaler = torch.amp.GradScaler(device.type, enabled=cfg.SOLVER.PRECISION == "float16")
+    step = make_training_step(cfg, model, optimizer)
     average = _make_average(cfg, model)
-    others = {"scaler": scaler if scaler.is_enabled() else None, "ema": average}
+    others = {"scaler": step.scaler if step.scaler.is_enabled() else None, "ema": average}
     checkpointer = DetectronCheckpointer(
         cfg,
         model,
@@ -106,16 +107,13 @@ def train(cfg: "Config", test_loaders: dict[str, BatchLoader] | None = None) -> 
         seed=cfg.SEED,
         log_period=cfg.SOLVER.LOG_PERIOD,
         timeout=cfg.DISTRIBUTED.TIMEOUT,
-        precision=PRECISIONS[cfg.SOLVER.PRECISION],
-        scaler=scaler,
-        accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
-        clip_gradient_norm=cfg.SOLVER.CLIP_GRADIENT_NORM,
+        step=step,
         average=average,
         evaluate=evaluation,
         eval_period=cfg.TEST.EVAL_PERIOD,
     )
     do_train(
-        _distributed(model, device),
+        step.model,
         data_loader,
         optimizer,
         scheduler,
@@ -127,6 +125,34 @@ def train(cfg: "Config", test_loaders: dict[str, BatchLoader] | None = None) -> 
     )
     comm.broadcast_buffers(tested)
     return tested
+
+
+def make_training_step(cfg: "Config", model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingStep:
+    """Gradients and updates as SOLVER.* describes them.
+
+    Args:
+        cfg: the whole config.
+        model: a detector on MODEL.DEVICE. As the config says it is laid out channels last and compiled, in place;
+            with several processes it is wrapped as the step's `model`.
+        optimizer: of the model's parameters.
+    """
+    solver, device = cfg.SOLVER, torch.device(cfg.MODEL.DEVICE)
+    if solver.CHANNELS_LAST:
+        model.to(memory_format=torch.channels_last)
+    if solver.COMPILE:
+        # The losses are left out: their shapes depend on the boxes.
+        for module in (model.backbone, model.rpn.head):
+            module.compile()
+    return TrainingStep(
+        _distributed(model, device),
+        optimizer,
+        device,
+        scaler=torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "float16"),
+        precision=PRECISIONS[solver.PRECISION],
+        accumulate_steps=solver.ACCUMULATE_STEPS,
+        clip_gradient_norm=solver.CLIP_GRADIENT_NORM,
+        channels_last=solver.CHANNELS_LAST,
+    )
 
 
 class _Evaluation:
@@ -159,7 +185,9 @@ class _Evaluation:
         """
         # Each process has tracked statistics of its own; all test with those that are saved.
         comm.broadcast_buffers(self.model)
-        results = test(self.cfg, self.loaders, self.model, check_expected=finished)
+        # Of what SOLVER.COMPILE has compiled for training, nothing is compiled again to test.
+        with torch.compiler.set_stance("force_eager"):
+            results = test(self.cfg, self.loaders, self.model, check_expected=finished)
         results = {name: result for name, result in results.items() if result}
         metric = self.cfg.TEST.BEST_METRIC
         if self.cfg.TEST.EVAL_PERIOD and metric and (first := results.get(self.cfg.DATASETS.TEST[0])):

@@ -24,6 +24,7 @@ class TrainingStep:
         precision: dtype that autocast computes in; None: the parameters'.
         accumulate_steps: parts that a batch is taken in.
         clip_gradient_norm: most that the gradient's norm may be; 0: anything.
+        channels_last: images are given to the model so laid out, as its weights should be.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class TrainingStep:
         precision: torch.dtype | None = None,
         accumulate_steps: int = 1,
         clip_gradient_norm: float = 0.0,
+        channels_last: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -43,6 +45,7 @@ class TrainingStep:
         self.precision = precision
         self.accumulate_steps = accumulate_steps
         self.clip_gradient_norm = clip_gradient_norm
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def compute_gradients(
         self, images: ImageList, targets: Sequence[BoxList], guard: Guard, iteration: int
@@ -67,8 +70,9 @@ class TrainingStep:
             batch_targets = (targets,) if len(parts) > 1 else ()
             with contextlib.nullcontext() if number == len(parts) else self._without_averaging():
                 guard.at(iteration, "forward")
+                part = part.to(self.device, memory_format=self.memory_format)
                 with self._autocast():
-                    losses = self.model(part.to(self.device), part_targets, *batch_targets)
+                    losses = self.model(part, part_targets, *batch_targets)
                 guard.at(iteration, "backward")
                 self.scaler.scale(sum(losses.values())).backward()
             totals = {name: totals.get(name, 0) + loss.detach() for name, loss in losses.items()}

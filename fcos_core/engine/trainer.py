@@ -41,9 +41,7 @@ class TrainingOptions:
         seed: at least 0; random numbers of an iteration come from it, the iteration and the rank.
         log_period: iterations between log lines.
         timeout: seconds that a step may take, waiting for other processes or for data.
-        precision: dtype that autocast computes in; None: the parameters'.
-        scaler: for float16; also among the checkpointer's `others`.
-        accumulate_steps, clip_gradient_norm: see `TrainingStep`.
+        step: gradients and updates of the model; None: `TrainingStep` with its defaults.
         average: moving average of the weights, updated every iteration; also among the checkpointer's `others`.
         evaluate: tests the model; takes whether the training is finished, returns metrics by name to write down.
         eval_period: iterations between its calls before the last one; 0: none.
@@ -52,10 +50,7 @@ class TrainingOptions:
     seed: int = 0
     log_period: int = 20
     timeout: float = 1800
-    precision: torch.dtype | None = None
-    scaler: torch.amp.GradScaler | None = None
-    accumulate_steps: int = 1
-    clip_gradient_norm: float = 0.0
+    step: TrainingStep | None = None
     average: AveragedModel | None = None
     evaluate: Callable[[bool], dict[str, float]] | None = None
     eval_period: int = 0
@@ -122,15 +117,7 @@ def _train(
 ) -> None:
     first = state.arguments["iteration"] + 1
     max_iter = first - 1 + len(data_loader)
-    step = TrainingStep(
-        model,
-        optimizer,
-        device,
-        options.scaler,
-        options.precision,
-        options.accumulate_steps,
-        options.clip_gradient_norm,
-    )
+    step = options.step or TrainingStep(model, optimizer, device)
     log = TrainingLog(state.checkpointer.save_dir, first, max_iter, options.log_period)
     batches = prefetch(data_loader, device)
     logger.info("Start training")

@@ -26,7 +26,6 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     """
     if not torch.is_grad_enabled() or not has_fixed_statistics(norm):
         return norm(conv(x))
-    # torch.compile fuses the folding of each by itself.
     folds = None if torch.compiler.is_compiling() else _FOLDED.get()
     weight, bias = folds[conv] if folds and conv in folds else folded(conv, norm)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -45,14 +44,11 @@ def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def folded_together(module: nn.Module) -> Iterator[None]:
-    """Within it `conv_norm` finds every fixed normalization in `module` folded already.
+    """Within it, and while gradients are recorded, `conv_norm` finds the normalizations in `module` folded already.
 
-    A network of three hundred convolutions folds each in twenty kernels there and back; here all of one filter size
-    take as many together.
+    One by one each takes some twenty small kernels there and back, which on a GPU is longer than its convolution;
+    here all of one filter size take as many together. `torch.compile` sees to that itself and is left alone.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        yield
-        return
     token = _FOLDED.set(_fold_all(module))
     try:
         yield

@@ -47,6 +47,7 @@ def build_resnet_fpn(cfg: "Config") -> nn.Module:
         width_per_group=resnets.WIDTH_PER_GROUP,
         stride_in_1x1=resnets.STRIDE_IN_1X1,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT,
+        checkpointed=_checkpointed(cfg, trained_norm=False),
     )
     num_levels = _num_levels(cfg)
     return body_with_neck(body, FPN(body.out_channels, resnets.BACKBONE_OUT_CHANNELS, num_levels))
@@ -60,6 +61,7 @@ def build_hrnet_hrfpn(cfg: "Config") -> nn.Module:
     for key in ("STEM_CHANNELS", "STAGE1_CHANNELS"):
         require(hrnet[key] >= 1, f"MODEL.HRNET.{key}", hrnet[key], "1 or more")
     require(hrnet.FPN.CONV_STRIDE in (1, 2), "MODEL.HRNET.FPN.CONV_STRIDE", hrnet.FPN.CONV_STRIDE, "1 or 2")
+    train_norm = hrnet.TRAIN_BN or cfg.MODEL.SYNCBN
     body = HighResolutionNet(
         width=_hrnet_width(cfg),
         num_modules=_stages(hrnet.NUM_MODULES, "NUM_MODULES"),
@@ -67,8 +69,9 @@ def build_hrnet_hrfpn(cfg: "Config") -> nn.Module:
         num_blocks=_stages(hrnet.NUM_BLOCKS, "NUM_BLOCKS"),
         stem_channels=hrnet.STEM_CHANNELS,
         stage1_channels=hrnet.STAGE1_CHANNELS,
-        train_norm=hrnet.TRAIN_BN or cfg.MODEL.SYNCBN,
+        train_norm=train_norm,
         norm=_norm(cfg),
+        checkpointed=_checkpointed(cfg, train_norm),
     )
     neck = HRFPN(body.out_channels, hrnet.FPN.OUT_CHANNEL, _num_levels(cfg), hrnet.FPN.CONV_STRIDE)
     return body_with_neck(body, neck)
@@ -84,6 +87,14 @@ def _norm(cfg: "Config") -> type[nn.Module]:
         return nn.BatchNorm2d
     # PyTorch's own is fused, for GPUs alone.
     return SyncBatchNorm if cfg.MODEL.DEVICE == "cpu" else nn.SyncBatchNorm
+
+
+def _checkpointed(cfg: "Config", trained_norm: bool) -> tuple[int, ...]:
+    key, stages = "MODEL.BACKBONE.CHECKPOINT_STAGES", cfg.MODEL.BACKBONE.CHECKPOINT_STAGES
+    require(all(stage in (1, 2, 3, 4) for stage in stages), key, stages, "stages of 1 to 4, such as (2, 3, 4)")
+    # Run a second time, they would take the statistics in twice.
+    require(not (stages and trained_norm), key, stages, "() where BatchNorms are trained (SYNCBN, TRAIN_BN)")
+    return tuple(stages)
 
 
 def _num_levels(cfg: "Config") -> int:

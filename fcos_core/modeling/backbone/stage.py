@@ -1,5 +1,6 @@
 """Blocks of a backbone that are run, and if need be run again, one after another."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,15 +24,19 @@ class Stage(nn.Sequential):
         self.checkpointed = checkpointed
 
     def forward(self, x: Any) -> Any:
-        if not self.checkpointed or not torch.is_grad_enabled():
-            with folded_together(self):
-                return super().forward(x)
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if not self.checkpointed:
+            return _run(super().forward, self, x)
         for block in self:
             # Nothing in a backbone is drawn at random.
-            x = checkpoint(_run, block, x, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(_run, block, block, x, use_reentrant=False, preserve_rng_state=False)
         return x
 
 
-def _run(block: nn.Module, x: Any) -> Any:
-    with folded_together(block):
-        return block(x)
+def _run(function: Callable[[Any], Any], module: nn.Module, x: Any) -> Any:
+    """`function`(x), which runs `module`."""
+    if torch.compiler.is_compiling():
+        return function(x)
+    with folded_together(module):
+        return function(x)
