@@ -45,15 +45,11 @@ def plain_inference(config: Config, detector: Detector, images: Tensor) -> dict[
     return {name: partial(detect, PLAIN_ON_CUDA[name]) for name in plain_names(images.device)}
 
 
-def our_inference(
-    config: Config, detector: Detector, images: Tensor, precision: str, parallel_branches: bool = True
-) -> Call:
+def our_inference(config: Config, detector: Detector, images: Tensor, precision: str, parallel: bool = True) -> Call:
     """What the inference compiler makes of the detector."""
     from fcos_core.engine import compile_for_inference
 
-    compiled = compile_for_inference(
-        copy.deepcopy(detector), device=images.device, precision=precision, parallel_branches=parallel_branches
-    )
+    compiled = compile_for_inference(detector, images.device, precision, parallel)
     batch = network_input(config, images)
     return lambda: [found.to("cpu") for found in compiled(batch)]
 
@@ -124,10 +120,14 @@ def has_timm() -> bool:
 
 
 def backbone_inference(name: str, body: nn.Module, batch: Tensor) -> dict[str, Call]:
-    """A body of PyTorch modules as it comes, and in the channel order, precision and compiled form that suit it."""
+    """A body of PyTorch modules as it comes, and as well as its users can make it.
+
+    On a CPU it is not compiled: of HRNet's hundreds of convolutions that takes many minutes.
+    """
     body = body.to(batch.device).eval()
     tuned = copy.deepcopy(body).to(memory_format=torch.channels_last)
-    compile_parts(batch.device, tuned)
+    if batch.device.type == "cuda":
+        compile_parts(batch.device, tuned)
     tuned_batch = batch.to(memory_format=torch.channels_last)
     dtype = autocast_dtype(batch.device)
 
@@ -140,7 +140,7 @@ def backbone_inference(name: str, body: nn.Module, batch: Tensor) -> dict[str, C
         with torch.no_grad(), torch.autocast(batch.device.type, dtype, enabled=dtype is not None):
             return tuned(tuned_batch)
 
-    how = "bfloat16 channels_last compiled" if dtype else "channels_last compiled"
+    how = "bfloat16 channels_last compiled" if dtype else "channels_last"
     return {name: run, f"{name} {how}": run_tuned}
 
 

@@ -1,5 +1,6 @@
 """COCO's metrics by each evaluator."""
 
+import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -47,8 +48,11 @@ def evaluation(settings: Settings) -> list[Table]:
 
 
 def evaluators(dataset: COCODataset, predictions: Mapping[int, BoxList]) -> dict[str, Callable[[], Mapping]]:
-    """By name, what gives the metrics."""
-    return {"pycocotools": lambda: evaluate(dataset, predictions)}
+    """By the names that TEST.EVALUATOR takes, what gives the metrics; of those that are installed."""
+    from fcos_core.evaluation.coco import EVALUATORS
+
+    installed = [name for name in EVALUATORS if importlib.util.find_spec(name)]
+    return {name: partial(evaluate, dataset, predictions, evaluator=name) for name in installed}
 
 
 def synthetic_results(images: int) -> tuple[COCODataset, dict[int, BoxList]]:

@@ -55,8 +55,8 @@ def _table(settings: Settings, phase: str, what: str, points: Mapping[int, Calla
     timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
     seconds = {size: timings[str(size)].median for size in points}
     note = (
-        f"Ours, {settings.models[0]}, {settings.precision}; what does not vary: {settings.height}x{settings.width}, "
-        f"{1 if phase == 'Testing' else settings.train_batch} images, {BOXES_PER_IMAGE} boxes, 80 classes. "
+        f"Ours, {settings.models[0]}, {settings.precision}; what does not vary is {settings.height}x{settings.width}, "
+        f"batch {1 if phase == 'Testing' else settings.train_batch}, {BOXES_PER_IMAGE} boxes, 80 classes. "
         "`exponent`: since the row above; 1 is growth in proportion, more is faster than that."
     )
     return Table(f"{phase}: growth with {what}", note, growth_rows(what, seconds, peaks, memory.label(settings.device)))
@@ -86,7 +86,7 @@ def growth_rows(what: str, seconds: Mapping[int, float], peaks: Mapping[int, int
 
 
 def _exponent(of_input: float, of_output: float) -> float:
-    return math.log(of_output) / math.log(of_input)
+    return round(math.log(of_output) / math.log(of_input), 2)
 
 
 def _multiple_of_32(pixels: float) -> int:

@@ -56,8 +56,8 @@ def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Ti
             rows.append({"model": model, "contender": name, **columns(timing), **compared})
     note = (
         "Image on the device to boxes on the host, post-processing included. Candidates an image: "
-        f"{', '.join(found)}. `x plain`, `x torchvision`: times as fast as the fastest of those. `same as plain`: share of plain's "
-        "float32 detections found again within 0.05 px and 1e-4 in score."
+        f"{', '.join(found)}. `x plain`, `x torchvision`: times as fast as the fastest of those. `same as plain`: "
+        "share of plain's float32 detections found again within 0.05 px and 1e-4 in score."
     )
     return Table(title, note, rows)
 

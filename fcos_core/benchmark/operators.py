@@ -16,7 +16,7 @@ from fcos_core.benchmark.plain import broadcast_targets
 from fcos_core.benchmark.report import Row, Table, milliseconds, speedup
 from fcos_core.benchmark.settings import Settings
 from fcos_core.benchmark.timing import Timing, cuda_seconds, interleave
-from fcos_core.layers import SigmoidFocalLoss, batched_nms
+from fcos_core.layers import SigmoidFocalLoss
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, assign_targets
 from fcos_core.structures.bounding_box import BoxList
@@ -124,7 +124,7 @@ def nms(settings: Settings) -> Table:
 
 
 def nms_calls(images: int, candidates: int, device: torch.device) -> Calls:
-    """Contenders that give the number of boxes kept."""
+    """Contenders that find the boxes kept, on the device."""
     generator = torch.Generator().manual_seed(SEED)
     # Clusters of some ten boxes around each of many objects.
     objects = max(candidates // 10, 1)
@@ -143,15 +143,16 @@ def nms_calls(images: int, candidates: int, device: torch.device) -> Calls:
     }
 
 
-def torchvision_nms(boxes: Tensor, scores: Tensor, labels: Tensor) -> int:
+def torchvision_nms(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Tensor]:
+    """Indices of the boxes kept, an image at a time."""
     images = zip(boxes, scores, labels, strict=True)
-    return sum(len(torchvision.ops.batched_nms(*image, NMS_THRESHOLD)) for image in images)
+    return [torchvision.ops.batched_nms(*image, NMS_THRESHOLD) for image in images]
 
 
-def our_nms(boxes: Tensor, scores: Tensor, labels: Tensor) -> int:
-    """All images in one call."""
+def our_nms(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    """Whether each box is kept (N * M,), all images in one call."""
     groups = labels + torch.arange(len(labels), device=labels.device)[:, None] * (NUM_CLASSES + 1)
-    return len(batched_nms(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), NMS_THRESHOLD))
+    return torch.ops.fcos_core.nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), NMS_THRESHOLD)
 
 
 def targets(settings: Settings) -> Table:

@@ -55,16 +55,16 @@ def table(settings: Settings) -> list[Table]:
             {
                 "model": model,
                 "test ms, published": published.test_ms,
-                "plain": 1e3 * min(timings[name].median for name in contenders.plain_names(settings.device)),
-                "ours": 1e3 * timings["ours"].median,
+                "test ms, plain": 1e3 * min(timings[name].median for name in contenders.plain_names(settings.device)),
+                "test ms, ours": 1e3 * timings["ours"].median,
                 "training GB, published / 8": published.training_gb / GPUS,
-                "plain GB": memory.measure_memory(plain, settings.device).peak / 1e9,
-                "ours GB": memory.measure_memory(ours, settings.device).peak / 1e9,
+                "training GB, plain": memory.measure_memory(plain, settings.device).peak / 1e9,
+                "training GB, ours": memory.measure_memory(ours, settings.device).peak / 1e9,
             }
         )
     note = (
         f"Published: test time an image on the authors' GPU, training memory over {GPUS} GPUs at 16 images, here an "
-        f"eighth of it, so of two images; measured once for each network. Ours ({settings.precision}) and plain: "
+        f"eighth of it, so of two images; the authors give one figure for each network. Ours ({settings.precision}) and plain: "
         f"{settings.device}, {settings.height}x{settings.width}, one image in testing, {settings.train_batch} in "
         f"training ({memory.label(settings.device)})."
     )
