@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     for name, measure in MEASURES.items():
         measures.add_argument(f"--{name}", action="store_true", help=measure.__doc__.splitlines()[0])
     options = parser.add_argument_group("options; the defaults depend on the device")
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--models", nargs="+", metavar="NAME", help="files of configs/fcos, without .yaml")
     options.add_argument("--height", type=int, help="of the input in pixels")
     options.add_argument("--width", type=int, help="of the input in pixels")

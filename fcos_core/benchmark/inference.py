@@ -19,6 +19,8 @@ from fcos_core.structures.bounding_box import BoxList
 
 # The one that torchvision has too.
 TORCHVISION_MODEL = "fcos_R_50_5l_2x"
+# Those whose bodies timm has too.
+HRNET_MODELS = ("fcos_hrnet_w18_5l_2x", "fcos_hrnet_w32_5l_2x", "fcos_hrnet_w40_6l_3x")
 PRECISIONS = {"cuda": ("float32", "tf32", "bfloat16", "float16"), "cpu": ("float32", "bfloat16")}
 
 
@@ -36,6 +38,7 @@ def throughput(settings: Settings) -> list[Table]:
 def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Timing], Row]) -> Table:
     rows, found = [], []
     for model in settings.models:
+        torch.compiler.reset()  # it compiles a module's code only so many times in one process
         config, detector, images = _subject(settings, model, batch)
         found.append(f"{count_candidates(config, detector, images):,.0f} of {model}")
         plain = contenders.plain_inference(config, detector, images)
@@ -98,47 +101,44 @@ def _stage_calls(config: Config, detector: Detector, batch: Tensor) -> dict[str,
 
 def branches(settings: Settings) -> list[Table]:
     """HRNet-W32, its branches in parallel and in series, beside ResNet-101, which has as many multiply-adds."""
-    calls = {}
-    for model, parallel in {"fcos_R_101_5l_2x": (True,), "fcos_hrnet_w32_5l_2x": (True, False)}.items():
-        config, detector, images = _subject(settings, model, 1)
-        for each in parallel:
-            name = model if model == "fcos_R_101_5l_2x" else f"{model}, branches in {'parallel' if each else 'series'}"
-            calls[name] = contenders.our_inference(config, detector, images, settings.precision, each)
+    resnet, hrnet = (_subject(settings, model, 1) for model in ("fcos_R_101_5l_2x", "fcos_hrnet_w32_5l_2x"))
+    calls = {
+        "R_101_5l": contenders.our_inference(*resnet, settings.precision),
+        "W32_5l, branches in parallel": contenders.our_inference(*hrnet, settings.precision, parallel=True),
+        "W32_5l, branches in series": contenders.our_inference(*hrnet, settings.precision, parallel=False),
+    }
     timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
-    resnet = timings["fcos_R_101_5l_2x"].median
     rows = [
-        {"ours": name, **milliseconds(timing), "time / R_101_5l": timing.median / resnet}
+        {"ours": name, **milliseconds(timing), "time / R_101_5l": timing.median / timings["R_101_5l"].median}
         for name, timing in timings.items()
     ]
-    note = f"Ours in {settings.precision}, image on the device to boxes on the host."
+    note = f"Ours in {settings.precision}, image on the device to boxes on the host. On a CPU there is one series."
     return [Table(f"HRNet's branches, batch 1, {_size(settings)}", note, rows)]
 
 
 def backbones(settings: Settings) -> list[Table]:
     """HRNet bodies without neck and head, beside timm's where it is installed."""
-    rows = []
-    for model in settings.models:
-        config = load_config(model, settings.device)
-        name = config.MODEL.BACKBONE.CONV_BODY
-        if name not in contenders.TIMM_NAMES:
-            continue
-        images = make_images(1, settings.height, settings.width, settings.device)
-        batch = network_input(config, images)
-        body = make_detector(config, images, settings.candidates).backbone.body
-        calls = contenders.backbone_inference("this package", body, batch)
-        if contenders.has_timm():
-            calls |= contenders.backbone_inference("timm", contenders.timm_backbone(name), batch)
-        timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
-        rows += [
-            {"body": name, "contender": who, **milliseconds(timing), "x eager": speedup(timings, who, ["this package"])}
-            for who, timing in timings.items()
-        ]
-    if not rows:
-        return []
-    note = "The body as PyTorch modules; the inference compiler, which takes whole detectors, has no part in it."
+    bodies = {model: load_config(model, settings.device).MODEL.BACKBONE.CONV_BODY for model in settings.models}
+    known = [model for model, body in bodies.items() if body in contenders.TIMM_NAMES]
+    rows = [row for model in known or HRNET_MODELS for row in _backbone(settings, model)]
+    note = "The body as PyTorch modules: the inference compiler takes whole detectors and has no part in it."
     if not contenders.has_timm():
         note += " timm is not installed."
     return [Table(f"HRNet bodies at batch 1, {_size(settings)}", note, rows)]
+
+
+def _backbone(settings: Settings, model: str) -> list[Row]:
+    torch.compiler.reset()
+    config, detector, images = _subject(settings, model, 1)
+    name, batch = config.MODEL.BACKBONE.CONV_BODY, network_input(config, images)
+    calls = contenders.backbone_inference("this package", detector.backbone.body, batch)
+    if contenders.has_timm():
+        calls |= contenders.backbone_inference("timm", contenders.timm_backbone(name), batch)
+    timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
+    return [
+        {"body": name, "contender": who, **milliseconds(timing), "x eager": speedup(timings, who, ["this package"])}
+        for who, timing in timings.items()
+    ]
 
 
 def same_detections(found: Sequence[BoxList], expected: Sequence[BoxList]) -> float:

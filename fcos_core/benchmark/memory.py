@@ -29,15 +29,17 @@ def label(device: torch.device) -> str:
 
 
 def measure_memory(make: Callable[[], Any], device: torch.device) -> Memory:
-    """Memory that calling `make` takes; where it returns something to call, the peak is that of calling it again.
+    """Memory that calling `make` takes, with two calls of what it returns where that is callable.
 
-    What only a first call takes, such as compiling, then does not count, and what was made, such as weights, does.
+    What was made, such as weights, counts. On a CPU the peak is that of the second call, since the first may compile
+    in this process; on CUDA it is that of everything, since a CUDA graph takes its memory when it is captured.
     """
     before = _in_use(device)
     made = make()
     if callable(made):
         made()
-        _forget_peak(device)
+        if device.type == "cpu":
+            _forget_peak(device)
         made()
     synchronize(device)
     peak = _peak(device)

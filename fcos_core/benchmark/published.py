@@ -63,9 +63,9 @@ def table(settings: Settings) -> list[Table]:
             }
         )
     note = (
-        f"Published: test time an image on the authors' GPU, training memory over {GPUS} GPUs at 16 images, here an "
-        f"eighth of it, so of two images; the authors give one figure for each network. Ours ({settings.precision}) and plain: "
-        f"{settings.device}, {settings.height}x{settings.width}, one image in testing, {settings.train_batch} in "
-        f"training ({memory.label(settings.device)})."
+        f"Published: ms an image in testing; training memory over {GPUS} GPUs at 16 images, here an eighth of it, so of "
+        "two images; the authors give one figure for each network. Plain and ours "
+        f"({settings.precision}): {settings.device}, {settings.height}x{settings.width}, one image in testing, "
+        f"{settings.train_batch} in training ({memory.label(settings.device)})."
     )
     return [Table("The published table", note, rows)]

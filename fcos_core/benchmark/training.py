@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from fcos_core.benchmark import contenders, memory
@@ -28,6 +29,7 @@ def training(settings: Settings) -> list[Table]:
     """Training steps: images a second and peak memory."""
     rows = []
     for model in settings.models:
+        torch.compiler.reset()  # it compiles a module's code only so many times in one process
         makers = _makers(settings, model)
         plain = contenders.plain_names(settings.device)
         peaks = {name: memory.measure_memory(make, settings.device).peak for name, make in makers.items()}

@@ -27,13 +27,13 @@ def test_what_stays_and_what_is_freed(device):
     assert 145 * MB < used.peak < 180 * MB
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_the_first_call_of_what_is_made_does_not_count(device):
+@pytest.mark.parametrize(("device", "peak"), [("cpu", 60), pytest.param("cuda", 300, marks=DEVICES[1].marks)])
+def test_a_cpu_forgets_the_peak_of_the_first_call(device, peak):
     device = torch.device(device)
     sizes = [300 * MB, 60 * MB]
 
     def make():
         return lambda: torch.ones(sizes.pop(0), dtype=torch.uint8, device=device)
 
-    assert 55 * MB < measure_memory(make, device).peak < 100 * MB
+    assert (peak - 5) * MB < measure_memory(make, device).peak < (peak + 40) * MB
     assert sizes == []
