@@ -63,8 +63,8 @@ def table(settings: Settings) -> list[Table]:
             }
         )
     note = (
-        f"Published: ms an image in testing; training memory over {GPUS} GPUs at 16 images, here an eighth of it, so of "
-        "two images; the authors give one figure for each network. Plain and ours "
+        f"Published: ms an image in testing; training memory over {GPUS} GPUs at 16 images, here an eighth of it, so "
+        "of two images; the authors give one figure for each network. Plain and ours "
         f"({settings.precision}): {settings.device}, {settings.height}x{settings.width}, one image in testing, "
         f"{settings.train_batch} in training ({memory.label(settings.device)})."
     )
