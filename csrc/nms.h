@@ -2,15 +2,19 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/argsort.h>
+#include <ATen/ops/ne.h>
 #include <c10/macros/Macros.h>
 #include <c10/util/Exception.h>
+
+#include <limits>
 
 namespace fcos_core {
 
 // Whether the IoU of two xyxy boxes is strictly greater than `threshold`. The two corners are pixels of the
 // box, so a side measures x2 - x1 + 1. A NaN anywhere makes an area NaN, and no comparison with NaN holds.
+// Without a branch, so that a loop over it becomes vector instructions.
 template <typename T>
-C10_HOST_DEVICE inline bool overlaps(const T* a, const T* b, T threshold) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE bool overlaps(const T* a, const T* b, T threshold) {
   const T left = a[0] > b[0] ? a[0] : b[0];
   const T top = a[1] > b[1] ? a[1] : b[1];
   const T right = a[2] < b[2] ? a[2] : b[2];
@@ -81,9 +85,14 @@ inline void check_nms_inputs(
   TORCH_CHECK(iou_threshold >= 0, "nms_mask: iou_threshold must be 0 or greater, it is ", iou_threshold, ".");
 }
 
+// (N,) bool: which slots hold a box. A score of -inf marks an empty one.
+inline at::Tensor is_filled(const at::Tensor& scores) {
+  return at::ne(scores, -std::numeric_limits<double>::infinity());
+}
+
 // The order (N,) int64 that lays each group out contiguously, and inside a group decreasing scores, ties to
 // the lower index. Two stable sorts: the second keeps the first one's order among equals. A NaN score sorts
-// before every number.
+// before every number, -inf after them.
 inline at::Tensor order_by_group_and_score(const at::Tensor& scores, const at::Tensor& groups) {
   const at::Tensor by_score = at::argsort(scores, /*stable=*/true, /*dim=*/0, /*descending=*/true);
   const at::Tensor by_group =

@@ -6,11 +6,20 @@
 
 TORCH_LIBRARY(fcos_core, m) {
   m.def("nms_mask(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor");
+  m.def(
+      "assign_targets(Tensor locations, Tensor ranges, Tensor boxes, Tensor labels, Tensor offsets) -> (Tensor, "
+      "Tensor)"
+  );
   m.def("sigmoid_focal_loss(Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor");
   m.def(
       "sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> "
       "Tensor"
   );
+  m.def(
+      "sigmoid_focal_loss_sum(Tensor logits, Tensor targets, Tensor scale, float gamma, float alpha, bool "
+      "with_grad) -> (Tensor, Tensor)"
+  );
+  m.def("scale_gradient_(Tensor(a!) gradient, Tensor factor) -> ()");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

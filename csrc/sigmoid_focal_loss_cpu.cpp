@@ -1,33 +1,99 @@
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
+#include <vector>
 
 #include "sigmoid_focal_loss.h"
+#include "vectorized.h"
 
 namespace fcos_core {
 namespace {
 
-constexpr int64_t kElementsPerTask = 4096;
+constexpr int64_t kBlock = 1024; // elements that are worked on together, in the first-level cache
+constexpr int64_t kBlocksPerTask = 8;
 
-// Calls value(row, column, is_positive) for every element of the rows that are not ignored, and writes 0 in
-// the others.
-template <typename scalar_t, typename Value>
-void fill_rows(at::Tensor& out, const at::Tensor& targets, const Value& value) {
-  const int64_t columns = out.size(1);
-  const int64_t* label = targets.const_data_ptr<int64_t>();
-  scalar_t* result = out.mutable_data_ptr<scalar_t>();
-  const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / columns);
-  at::parallel_for(0, out.size(0), rows_per_task, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      for (int64_t column = 0; column < columns; ++column) {
-        result[row * columns + column] =
-            static_cast<scalar_t>(label[row] < 0 ? 0 : value(row, column, label[row] == column + 1));
-      }
+// What an element is: its sign in the logit of the true answer, 0 where it is ignored.
+enum : int32_t { kNegative = -1, kIgnored = 0, kPositive = 1 };
+
+template <typename T, bool kSquare>
+C10_ALWAYS_INLINE void evaluate(
+    const T* logit, const int32_t* answer, int64_t n, const FocalLoss<T>& focal, T* loss, T* derivative
+) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto value = focal.template at<kSquare>(logit[i], answer[i] == kPositive);
+    loss[i] = answer[i] == kIgnored ? T(0) : value.loss;
+    derivative[i] = answer[i] == kIgnored ? T(0) : value.derivative;
+  }
+}
+
+// Losses and derivatives of n elements.
+FCOS_VECTORIZED void evaluate_block(
+    const float* logit, const int32_t* answer, int64_t n, FocalLoss<float> focal, float* loss, float* derivative
+) {
+  if (focal.gamma == 2) {
+    evaluate<float, true>(logit, answer, n, focal, loss, derivative);
+  } else {
+    evaluate<float, false>(logit, answer, n, focal, loss, derivative);
+  }
+}
+
+void evaluate_block(
+    const double* logit,
+    const int32_t* answer,
+    int64_t n,
+    FocalLoss<double> focal,
+    double* loss,
+    double* derivative
+) {
+  if (focal.gamma == 2) {
+    evaluate<double, true>(logit, answer, n, focal, loss, derivative);
+  } else {
+    evaluate<double, false>(logit, answer, n, focal, loss, derivative);
+  }
+}
+
+// The answers of elements [first, last) of row-major (rows, columns).
+void fill_answers(const int64_t* label, int64_t columns, int64_t first, int64_t last, int32_t* answer) {
+  int64_t row = first / columns;
+  for (int64_t begin = row * columns; begin < last; begin += columns, ++row) {
+    const int64_t from = std::max(begin, first);
+    const int64_t to = std::min(begin + columns, last);
+    std::fill(answer + (from - first), answer + (to - first), label[row] < 0 ? kIgnored : kNegative);
+    // compared without adding, which could overflow
+    if (label[row] >= 1 && label[row] <= columns && begin + label[row] - 1 >= from && begin + label[row] - 1 < to) {
+      answer[begin + label[row] - 1 - first] = kPositive;
+    }
+  }
+}
+
+// Calls body(first, n, losses, derivatives) for every block of elements of logits (contiguous), which are of the
+// math type of scalar_t and the body's to change. Blocks are the same for any number of threads.
+template <typename scalar_t, typename Body>
+void for_each_block(
+    const at::Tensor& logits, const at::Tensor& labels, double gamma, double alpha, const Body& body
+) {
+  using math_t = at::opmath_type<scalar_t>;
+  const FocalLoss<math_t> focal{static_cast<math_t>(gamma), static_cast<math_t>(alpha)};
+  const scalar_t* x = logits.const_data_ptr<scalar_t>();
+  const int64_t* label = labels.const_data_ptr<int64_t>();
+  const int64_t columns = logits.size(1);
+  const int64_t elements = logits.numel();
+  at::parallel_for(0, (elements + kBlock - 1) / kBlock, kBlocksPerTask, [&](int64_t begin, int64_t end) {
+    math_t logit[kBlock], loss[kBlock], derivative[kBlock];
+    int32_t answer[kBlock];
+    for (int64_t first = begin * kBlock; first < std::min(end * kBlock, elements); first += kBlock) {
+      const int64_t n = std::min(kBlock, elements - first);
+      std::copy(x + first, x + first + n, logit);
+      fill_answers(label, columns, first, first + n, answer);
+      evaluate_block(logit, answer, n, focal, loss, derivative);
+      body(first, n, loss, derivative);
     }
   });
 }
@@ -39,16 +105,11 @@ at::Tensor sigmoid_focal_loss_cpu(
   const at::Tensor x = logits.contiguous();
   const at::Tensor labels = targets.to(at::kLong).contiguous();
   at::Tensor losses = at::empty_like(x);
-  if (x.numel() == 0) {
-    return losses;
-  }
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_cpu", [&] {
     using math_t = at::opmath_type<scalar_t>;
-    const FocalLoss<math_t> focal{static_cast<math_t>(gamma), static_cast<math_t>(alpha)};
-    const scalar_t* logit = x.const_data_ptr<scalar_t>();
-    const int64_t columns = x.size(1);
-    fill_rows<scalar_t>(losses, labels, [&](int64_t row, int64_t column, bool positive) -> math_t {
-      return focal.loss(static_cast<math_t>(logit[row * columns + column]), positive);
+    scalar_t* result = losses.mutable_data_ptr<scalar_t>();
+    for_each_block<scalar_t>(x, labels, gamma, alpha, [&](int64_t first, int64_t n, math_t* loss, math_t*) {
+      std::copy(loss, loss + n, result + first);
     });
   });
   return losses;
@@ -62,27 +123,89 @@ at::Tensor sigmoid_focal_loss_backward_cpu(
   const at::Tensor x = logits.contiguous();
   const at::Tensor labels = targets.to(at::kLong).contiguous();
   at::Tensor result = at::empty_like(x);
-  if (x.numel() == 0) {
-    return result;
-  }
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_backward_cpu", [&] {
         using math_t = at::opmath_type<scalar_t>;
-        const FocalLoss<math_t> focal{static_cast<math_t>(gamma), static_cast<math_t>(alpha)};
-        const scalar_t* logit = x.const_data_ptr<scalar_t>();
-        const int64_t columns = x.size(1);
         // grad is read through its strides: after .sum() it is one number expanded, and a copy would cost a
         // whole tensor
         const scalar_t* upstream = grad.const_data_ptr<scalar_t>();
         const int64_t row_stride = grad.stride(0);
         const int64_t column_stride = grad.stride(1);
-        fill_rows<scalar_t>(result, labels, [&](int64_t row, int64_t column, bool positive) -> math_t {
-          const auto g = static_cast<math_t>(upstream[row * row_stride + column * column_stride]);
-          return g * focal.derivative(static_cast<math_t>(logit[row * columns + column]), positive);
-        });
+        const int64_t columns = x.size(1);
+        scalar_t* out = result.mutable_data_ptr<scalar_t>();
+        for_each_block<scalar_t>(
+            x, labels, gamma, alpha, [&](int64_t first, int64_t n, math_t*, math_t* derivative) {
+              int64_t row = first / columns;
+              int64_t column = first - row * columns;
+              for (int64_t i = 0; i < n; ++i) {
+                const auto g = static_cast<math_t>(upstream[row * row_stride + column * column_stride]);
+                out[first + i] = static_cast<scalar_t>(g * derivative[i]);
+                if (++column == columns) {
+                  column = 0;
+                  ++row;
+                }
+              }
+            }
+        );
       }
   );
   return result;
+}
+
+// The sum of a block's losses, in lanes that the compiler can keep in one vector register.
+template <typename T>
+double sum_of(const T* loss, int64_t n) {
+  constexpr int64_t kLanes = 16;
+  T lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] += loss[i + lane];
+    }
+  }
+  return std::accumulate(loss + i, loss + n, std::accumulate(lanes, lanes + kLanes, 0.0));
+}
+
+std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cpu(
+    const at::Tensor& logits,
+    const at::Tensor& targets,
+    const at::Tensor& scale,
+    double gamma,
+    double alpha,
+    bool with_grad
+) {
+  check_focal_loss_inputs(logits, targets, gamma, alpha);
+  check_focal_loss_scale("sigmoid_focal_loss_sum: scale", scale, logits);
+  const at::Tensor x = logits.contiguous();
+  const at::Tensor labels = targets.to(at::kLong).contiguous();
+  at::Tensor loss = at::empty({}, scale.options());
+  at::Tensor grad = with_grad ? at::empty_like(x) : at::empty({0}, x.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_sum_cpu", [&] {
+        using math_t = at::opmath_type<scalar_t>;
+        const math_t factor = *scale.const_data_ptr<math_t>();
+        std::vector<double> sums((x.numel() + kBlock - 1) / kBlock); // in double they add without loss
+        scalar_t* out = with_grad ? grad.mutable_data_ptr<scalar_t>() : nullptr;
+        for_each_block<scalar_t>(
+            x, labels, gamma, alpha, [&](int64_t first, int64_t n, math_t* losses, math_t* derivative) {
+              sums[first / kBlock] = sum_of(losses, n);
+              for (int64_t i = 0; out != nullptr && i < n; ++i) {
+                out[first + i] = static_cast<scalar_t>(factor * derivative[i]);
+              }
+            }
+        );
+        *loss.mutable_data_ptr<math_t>() =
+            static_cast<math_t>(std::accumulate(sums.begin(), sums.end(), 0.0) * factor);
+      }
+  );
+  return {loss, grad};
+}
+
+void scale_gradient_cpu_(at::Tensor gradient, const at::Tensor& factor) {
+  check_focal_loss_scale("scale_gradient_: factor", factor, gradient);
+  if (factor.item().toDouble() != 1) {
+    gradient.mul_(factor);
+  }
 }
 
 } // namespace
@@ -90,6 +213,8 @@ at::Tensor sigmoid_focal_loss_backward_cpu(
 TORCH_LIBRARY_IMPL(fcos_core, CPU, m) {
   m.impl("sigmoid_focal_loss", &sigmoid_focal_loss_cpu);
   m.impl("sigmoid_focal_loss_backward", &sigmoid_focal_loss_backward_cpu);
+  m.impl("sigmoid_focal_loss_sum", &sigmoid_focal_loss_sum_cpu);
+  m.impl("scale_gradient_", &scale_gradient_cpu_);
 }
 
 } // namespace fcos_core

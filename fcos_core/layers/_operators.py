@@ -1,9 +1,8 @@
 """Loads the compiled operators of csrc/ and registers what Python adds to them.
 
-After this import `torch.ops.fcos_core` holds `nms_mask`, `sigmoid_focal_loss` and
-`sigmoid_focal_loss_backward`, compiled or not. Each has a shape function, for torch.compile and torch.export,
-and its pure PyTorch definition as the kernel of every device that has no compiled one. The focal loss has its
-gradient registered with autograd.
+After this import `torch.ops.fcos_core` holds the operators of `_DEFINITIONS`, compiled or not. Each has a shape
+function, for torch.compile and torch.export, and its pure PyTorch definition as the kernel of every device that has
+no compiled one. The focal losses have their gradients registered with autograd.
 """
 
 import functools
@@ -14,12 +13,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from fcos_core.layers._reference import (
-    nms_mask_reference,
-    sigmoid_focal_loss_backward_reference,
-    sigmoid_focal_loss_reference,
-)
+from fcos_core.layers import _reference
+
+# each operator's schema, that of csrc/operators.cpp, and its definition
+_DEFINITIONS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "nms_mask": (
+        "(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor",
+        _reference.nms_mask_reference,
+    ),
+    "assign_targets": (
+        "(Tensor locations, Tensor ranges, Tensor boxes, Tensor labels, Tensor offsets) -> (Tensor, Tensor)",
+        _reference.assign_targets_reference,
+    ),
+    "sigmoid_focal_loss": (
+        "(Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor",
+        _reference.sigmoid_focal_loss_reference,
+    ),
+    "sigmoid_focal_loss_backward": (
+        "(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor",
+        _reference.sigmoid_focal_loss_backward_reference,
+    ),
+    "sigmoid_focal_loss_sum": (
+        "(Tensor logits, Tensor targets, Tensor scale, float gamma, float alpha, bool with_grad) -> (Tensor, Tensor)",
+        _reference.sigmoid_focal_loss_sum_reference,
+    ),
+    "scale_gradient_": ("(Tensor(a!) gradient, Tensor factor) -> ()", _reference.scale_gradient_reference_),
+}
 
 _HOW_TO_BUILD = "To build them, run `pip install --no-build-isolation -e .` in the repository."
 
@@ -33,17 +54,8 @@ except ImportError as error:
         f"slower pure PyTorch ones serve. {_HOW_TO_BUILD}",
         stacklevel=2,
     )
-    # the schemas of csrc/operators.cpp
-    torch.library.define(
-        "fcos_core::nms_mask", "(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor"
-    )
-    torch.library.define(
-        "fcos_core::sigmoid_focal_loss", "(Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor"
-    )
-    torch.library.define(
-        "fcos_core::sigmoid_focal_loss_backward",
-        "(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor",
-    )
+    for _name, (_schema, _) in _DEFINITIONS.items():
+        torch.library.define(f"fcos_core::{_name}", _schema)
 
 
 @functools.cache
@@ -55,10 +67,10 @@ def _warn_no_kernel(device_type: str) -> None:
     )
 
 
-def _serve_other_devices(name: str, definition: Callable[..., Tensor]) -> None:
+def _serve_other_devices(name: str, definition: Callable[..., Any]) -> None:
     """Make `definition` the kernel of `name` on devices without a compiled one."""
 
-    def kernel(*args: Any) -> Tensor:
+    def kernel(*args: Any) -> Any:
         if COMPILED:
             _warn_no_kernel(args[0].device.type)
         return definition(*args)
@@ -66,14 +78,21 @@ def _serve_other_devices(name: str, definition: Callable[..., Tensor]) -> None:
     torch.library.impl(name, "default", func=kernel)
 
 
-_serve_other_devices("fcos_core::nms_mask", nms_mask_reference)
-_serve_other_devices("fcos_core::sigmoid_focal_loss", sigmoid_focal_loss_reference)
-_serve_other_devices("fcos_core::sigmoid_focal_loss_backward", sigmoid_focal_loss_backward_reference)
+for _name, (_, _definition) in _DEFINITIONS.items():
+    _serve_other_devices(f"fcos_core::{_name}", _definition)
 
 
 @torch.library.register_fake("fcos_core::nms_mask")
 def _nms_mask_shape(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     return boxes.new_empty(boxes.size(0), dtype=torch.bool)
+
+
+@torch.library.register_fake("fcos_core::assign_targets")
+def _assign_targets_shape(
+    locations: Tensor, ranges: Tensor, boxes: Tensor, labels: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    images, places = offsets.size(0) - 1, locations.size(0)
+    return labels.new_empty(images, places), boxes.new_empty(images, places, 4)
 
 
 @torch.library.register_fake("fcos_core::sigmoid_focal_loss")
@@ -86,15 +105,56 @@ def _focal_loss_backward_shape(grad: Tensor, logits: Tensor, targets: Tensor, ga
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
+@torch.library.register_fake("fcos_core::sigmoid_focal_loss_sum")
+def _focal_loss_sum_shape(
+    logits: Tensor, targets: Tensor, scale: Tensor, gamma: float, alpha: float, with_grad: bool
+) -> tuple[Tensor, Tensor]:
+    return scale.new_empty(()), logits.new_empty(logits.shape if with_grad else 0)
+
+
+@torch.library.register_fake("fcos_core::scale_gradient_")
+def _scale_gradient_shape(gradient: Tensor, factor: Tensor) -> None:
+    return None
+
+
 def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], output: Tensor) -> None:
     logits, targets, ctx.gamma, ctx.alpha = inputs
     ctx.save_for_backward(logits, targets)
 
 
+@once_differentiable
 def _focal_loss_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     logits, targets = ctx.saved_tensors
     gradient = torch.ops.fcos_core.sigmoid_focal_loss_backward(grad, logits, targets, ctx.gamma, ctx.alpha)
     return gradient, None, None, None
 
 
+def _save_for_sum_backward(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float, float, bool], output: tuple[Tensor, Tensor]
+) -> None:
+    logits, targets, scale, ctx.gamma, ctx.alpha, ctx.with_grad = inputs
+    if scale.requires_grad:
+        raise RuntimeError("sigmoid_focal_loss_sum: scale must not require a gradient, it would get none.")
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*((output[1],) if ctx.with_grad else (logits, targets, scale)))
+
+
+@once_differentiable
+def _focal_loss_sum_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None, None, None]:
+    if not ctx.with_grad:
+        logits, targets, scale = ctx.saved_tensors
+        _, gradient = torch.ops.fcos_core.sigmoid_focal_loss_sum(
+            logits, targets, scale * grad, ctx.gamma, ctx.alpha, True
+        )
+    else:
+        (gradient,) = ctx.saved_tensors
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            gradient = gradient.clone()  # the saved one is for the next backward through this graph
+        torch.ops.fcos_core.scale_gradient_(gradient, grad)
+    return gradient, None, None, None, None, None
+
+
 torch.library.register_autograd("fcos_core::sigmoid_focal_loss", _focal_loss_gradient, setup_context=_save_for_backward)
+torch.library.register_autograd(
+    "fcos_core::sigmoid_focal_loss_sum", _focal_loss_sum_gradient, setup_context=_save_for_sum_backward
+)

@@ -1,5 +1,7 @@
 """The operators of csrc/ in plain PyTorch: what they mean, and what runs where no kernel was compiled."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,11 +36,12 @@ def nms_mask_reference(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh
     In a group, boxes are visited by decreasing score, equal scores by increasing index. A box that is still
     kept suppresses every later one whose IoU with it is strictly greater than `iou_threshold`. The corner
     pixels belong to a box: its width is `x2 - x1 + 1`. A box with a NaN coordinate neither suppresses nor is
-    suppressed; a NaN score counts as the highest.
+    suppressed; a NaN score counts as the highest. A score of -inf marks an empty slot, which is not kept and
+    suppresses nothing.
 
     Args:
         boxes: (N, 4) float32 or float64, xyxy in pixels.
-        scores: (N,) floating point.
+        scores: (N,) floating point, -inf in empty slots.
         groups: (N,) int64, any numbers; only boxes of the same group suppress each other.
         iou_threshold: 0 or greater.
 
@@ -51,7 +54,8 @@ def nms_mask_reference(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh
     _check_nms_inputs(boxes, scores, groups, iou_threshold)
     by_score = torch.argsort(scores, dim=0, descending=True, stable=True)
     order = by_score[torch.argsort(groups[by_score], dim=0, stable=True)]
-    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    order = order[scores[order] != -torch.inf]
+    keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()
     for segment in order.split(sizes):
         keep[segment] = _keep_in_order(boxes[segment], iou_threshold)
@@ -156,3 +160,143 @@ def sigmoid_focal_loss_backward_reference(
     modulation = torch.exp(gamma * F.logsigmoid(-truth))
     slope = torch.sigmoid(-truth) - gamma * torch.sigmoid(truth) * F.logsigmoid(truth)
     return (grad.to(truth.dtype) * -sign * weight * modulation * slope).to(logits.dtype)
+
+
+def _check_focal_loss_scale(name: str, scale: Tensor, logits: Tensor) -> None:
+    wanted = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if scale.shape != () or scale.dtype != wanted or scale.device != logits.device:
+        raise RuntimeError(
+            f"{name} must be a scalar tensor of {wanted} on {logits.device}, "
+            f"it is {list(scale.shape)} {scale.dtype} on {scale.device}."
+        )
+
+
+def sigmoid_focal_loss_sum_reference(
+    logits: Tensor, targets: Tensor, scale: Tensor, gamma: float, alpha: float, with_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """The sum of all losses of `sigmoid_focal_loss_reference`, times `scale`, and its gradient.
+
+    Args:
+        logits, targets, gamma, alpha: those of `sigmoid_focal_loss_reference`.
+        scale: scalar of the dtype of the loss.
+        with_grad: whether the gradient is wanted.
+
+    Returns:
+        The loss, a scalar: float64 for float64 logits, else float32. Its gradient with respect to logits, (N, C) of
+        their dtype, rounded once; (0,) where it is not wanted.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or number is not as above.
+    """
+    _check_focal_loss_inputs(logits, targets, gamma, alpha)
+    _check_focal_loss_scale("sigmoid_focal_loss_sum: scale", scale, logits)
+    wide = logits.to(scale.dtype)
+    loss = sigmoid_focal_loss_reference(wide, targets, gamma, alpha).sum() * scale
+    if not with_grad:
+        return loss, logits.new_empty(0)
+    gradient = sigmoid_focal_loss_backward_reference(scale.expand(wide.shape), wide, targets, gamma, alpha)
+    return loss, gradient.to(logits.dtype)
+
+
+def scale_gradient_reference_(gradient: Tensor, factor: Tensor) -> None:
+    """Multiply `gradient` in place by `factor`, a scalar: float64 for a float64 gradient, else float32.
+
+    Raises:
+        RuntimeError: the factor's shape, dtype or device is not as above.
+    """
+    _check_focal_loss_scale("scale_gradient_: factor", factor, gradient)
+    gradient.mul_(factor)
+
+
+def _check_assign_targets_inputs(
+    locations: Tensor, ranges: Tensor, boxes: Tensor, labels: Tensor, offsets: Tensor
+) -> None:
+    if locations.dim() != 2 or locations.size(1) != 2:
+        raise RuntimeError(f"assign_targets: locations must have shape (L, 2), they have {list(locations.shape)}.")
+    if locations.dtype not in (torch.float32, torch.float64):
+        raise RuntimeError(f"assign_targets: locations must be float32 or float64, they are {locations.dtype}.")
+    if ranges.shape != locations.shape:
+        raise RuntimeError(
+            f"assign_targets: ranges must have the shape of locations, {list(locations.shape)}, "
+            f"they have {list(ranges.shape)}."
+        )
+    if boxes.dim() != 2 or boxes.size(1) != 4:
+        raise RuntimeError(f"assign_targets: boxes must have shape (M, 4), they have {list(boxes.shape)}.")
+    if not locations.dtype == ranges.dtype == boxes.dtype:
+        raise RuntimeError(
+            "assign_targets: locations, ranges and boxes must be of one dtype, they are "
+            f"{locations.dtype}, {ranges.dtype} and {boxes.dtype}."
+        )
+    if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
+        raise RuntimeError(
+            f"assign_targets: labels must be int64 of shape ({len(boxes)},), one per box, "
+            f"they are {labels.dtype} of {list(labels.shape)}."
+        )
+    if offsets.dim() != 1 or len(offsets) < 1 or offsets.dtype != torch.int64:
+        raise RuntimeError(
+            "assign_targets: offsets must be int64 of shape (images + 1,), "
+            f"they are {offsets.dtype} of {list(offsets.shape)}."
+        )
+    for tensor in (ranges, boxes, labels, offsets):
+        if tensor.device != locations.device:
+            raise RuntimeError(
+                "assign_targets: all tensors must be on one device, they are on "
+                f"{locations.device} and {tensor.device}."
+            )
+
+
+def assign_targets_reference(
+    locations: Tensor, ranges: Tensor, boxes: Tensor, labels: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The box that each location of each image is trained on (FCOS, sec. 3.1 and 3.2).
+
+    A location belongs to a box that it lies strictly inside and whose largest distance falls in the location's
+    range, ends included; of several boxes to the one of least area, of equal ones to the first. The corner pixels
+    count in an area, (x2 - x1 + 1) * (y2 - y1 + 1).
+
+    Args:
+        locations: (L, 2) float32 or float64, (x, y) in pixels.
+        ranges: (L, 2) of the dtype of locations, (lowest, highest) largest distance in pixels.
+        boxes: (M, 4) of the dtype of locations, xyxy in pixels, those of the first image, then of the next.
+        labels: (M,) int64.
+        offsets: (N + 1,) int64; boxes of image i are [offsets[i], offsets[i + 1]). They do not decrease and go from
+            0 to M, which is not checked on CUDA, as that would wait for the device.
+
+    Returns:
+        (N, L) int64, the box's label, 0 without a box, and (N, L, 4), the distances (left, top, right, bottom) to
+        its sides in pixels, 0 without a box.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or number is not as above.
+    """
+    _check_assign_targets_inputs(locations, ranges, boxes, labels, offsets)
+    bounds = offsets.tolist()
+    if bounds[0] != 0 or bounds[-1] != len(boxes) or bounds != sorted(bounds):
+        raise RuntimeError(
+            f"assign_targets: offsets must not decrease and go from 0 to the number of boxes, {len(boxes)}."
+        )
+    assigned = labels.new_zeros(len(bounds) - 1, len(locations))
+    distances = boxes.new_zeros(len(bounds) - 1, len(locations), 4)
+    for image, (first, last) in enumerate(pairwise(bounds)):
+        if first == last:
+            continue
+        # a part of the locations at a time, for pairs of locations and boxes to stay few
+        step = max(1, 2**20 // (last - first))
+        for part in torch.arange(len(locations), device=locations.device).split(step):
+            assigned[image, part], distances[image, part] = _assign_locations(
+                locations[part], ranges[part], boxes[first:last], labels[first:last]
+            )
+    return assigned, distances
+
+
+def _assign_locations(locations: Tensor, ranges: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (L,) and distances (L, 4) of locations (L, 2) of an image with boxes (M, 4), M > 0."""
+    distances = torch.cat([locations[:, None] - boxes[:, :2], boxes[:, 2:] - locations[:, None]], dim=2)
+    largest = distances.amax(dim=2)
+    candidate = distances.amin(dim=2) > 0
+    candidate &= (largest >= ranges[:, :1]) & (largest <= ranges[:, 1:])
+    areas = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
+    least_area, index = areas.expand_as(candidate).masked_fill(~candidate, torch.inf).min(dim=1)
+    background = least_area == torch.inf
+    distances = distances.gather(1, index[:, None, None].expand(-1, 1, 4)).squeeze(1)
+    return labels[index].masked_fill(background, 0), distances.masked_fill(background[:, None], 0)
