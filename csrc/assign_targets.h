@@ -10,10 +10,12 @@ namespace fcos_core {
 
 // Distances from a location to the four sides of a box, in the order left, top, right, bottom.
 template <typename T>
-struct Sides {
+struct alignas(16) Sides {
   T left, top, right, bottom;
 
-  C10_HOST_DEVICE Sides(T x, T y, const T* box) : left(x - box[0]), top(y - box[1]), right(box[2] - x), bottom(box[3] - y) {}
+  C10_HOST_DEVICE static Sides of(T x, T y, const T* box) {
+    return {x - box[0], y - box[1], box[2] - x, box[3] - y};
+  }
 
   // Whether the location lies strictly inside the box and its largest distance in [lowest, highest]. Written so
   // that a NaN is outside, and without a branch.

@@ -61,7 +61,7 @@ C10_ALWAYS_INLINE void choose(
     }
     const T area = area_of(boxes + 4 * box);
     for (int64_t i = 0; i < kBlock; ++i) {
-      const Sides<T> sides(block.x[i], block.y[i], boxes + 4 * box);
+      const auto sides = Sides<T>::of(block.x[i], block.y[i], boxes + 4 * box);
       const bool better = sides.belongs(block.lowest[i], block.highest[i]) & (area < least[i]);
       least[i] = better ? area : least[i];
       chosen[i] = better ? static_cast<Index>(box - first) : chosen[i];
@@ -109,7 +109,7 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
     const scalar_t* location = points.const_data_ptr<scalar_t>();
     const scalar_t* range = limits.const_data_ptr<scalar_t>();
     const scalar_t* box = corners.const_data_ptr<scalar_t>();
-    scalar_t* out_distance = distances.mutable_data_ptr<scalar_t>();
+    auto* out_distance = reinterpret_cast<Sides<scalar_t>*>(distances.mutable_data_ptr<scalar_t>());
     at::parallel_for(0, (num_locations + kBlock - 1) / kBlock, /*grain_size=*/8, [&](int64_t begin, int64_t end) {
       int32_t chosen[kBlock];
       for (int64_t start = begin * kBlock; start < std::min(end * kBlock, num_locations); start += kBlock) {
@@ -123,12 +123,9 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
             }
             const int64_t index = offset[image] + chosen[i];
             const int64_t place = image * num_locations + start + i;
-            const Sides<scalar_t> sides(block.x[i], block.y[i], box + 4 * index);
+            const auto sides = Sides<scalar_t>::of(block.x[i], block.y[i], box + 4 * index);
             out_label[place] = label[index];
-            out_distance[4 * place] = sides.left;
-            out_distance[4 * place + 1] = sides.top;
-            out_distance[4 * place + 2] = sides.right;
-            out_distance[4 * place + 3] = sides.bottom;
+            out_distance[place] = sides;
           }
         }
       }

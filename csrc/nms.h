@@ -12,7 +12,7 @@ namespace fcos_core {
 
 // Whether the IoU of two xyxy boxes is strictly greater than `threshold`. The two corners are pixels of the
 // box, so a side measures x2 - x1 + 1. A NaN anywhere makes an area NaN, and no comparison with NaN holds.
-// Without a branch, so that a loop over it becomes vector instructions.
+// Without a branch on the CPU, so that a loop over it becomes vector instructions.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE bool overlaps(const T* a, const T* b, T threshold) {
   const T left = a[0] > b[0] ? a[0] : b[0];
@@ -24,6 +24,11 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE bool overlaps(const T* a, const T* b, T thresh
   width = width > T(0) ? width : T(0);
   height = height > T(0) ? height : T(0);
   const T intersection = width * height;
+#ifdef __CUDA_ARCH__
+  if (!(intersection > T(0))) {
+    return false; // as below, without the division
+  }
+#endif
   const T area_a = (a[2] - a[0] + T(1)) * (a[3] - a[1] + T(1));
   const T area_b = (b[2] - b[0] + T(1)) * (b[3] - b[1] + T(1));
   return intersection / (area_a + area_b - intersection) > threshold;

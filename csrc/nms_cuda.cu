@@ -1,6 +1,5 @@
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/searchsorted.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -15,26 +14,87 @@
 namespace fcos_core {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
+constexpr int kChunk = 64; // boxes that are decided together, one bit each
+constexpr int kPairs = 8; // of them compared with one box by one thread, the bits of a byte
+static_assert(kChunk * kChunk == kThreads * kPairs);
+
+template <typename T>
+struct alignas(16) Box {
+  T side[4];
+};
 
 // One block per box, of which only the block of each segment's first box works, so the host need not count
-// segments. boxes (n, 4) and alive (n,) are in sorted order; ends[i] is one past the last box of the segment
-// of box i.
+// segments. boxes and alive are in sorted order; ends[i] is one past the last box of the segment of box i. alive
+// is false in empty slots when the kernel starts.
+//
+// The block goes through its segment in chunks. In a chunk every pair is compared at once, one thread goes through
+// the bits that this gives, and what is kept is compared with all boxes after the chunk.
 template <typename T>
-__global__ void nms_mask_kernel(const T* boxes, const int64_t* ends, T threshold, bool* alive) {
+__global__ void __launch_bounds__(kThreads)
+    nms_mask_kernel(const Box<T>* boxes, const int64_t* ends, T threshold, bool* alive) {
+  __shared__ Box<T> chunk[kChunk];
+  __shared__ unsigned int waiting_halves[2]; // bit i: box i is not suppressed by an earlier chunk
+  __shared__ unsigned long long overlapped[kChunk]; // bit j of [i]: box i, if kept, suppresses the later box j
+  __shared__ unsigned long long kept_bits;
+
   const int64_t begin = blockIdx.x;
-  if (begin > 0 && ends[begin] == ends[begin - 1]) {
+  const int64_t end = ends[begin];
+  if (begin > 0 && ends[begin - 1] == end) {
     return; // the whole block leaves, so no barrier below waits for it
   }
-  const int64_t end = ends[begin];
-  for (int64_t i = begin; i < end; ++i) {
-    __syncthreads(); // the flag of box i is final: only passes before i write it
-    if (!alive[i]) {
-      continue; // every thread reads the same flag, since pass i writes only flags after i
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int64_t start = begin; start < end; start += kChunk) {
+    __syncthreads(); // the chunk before has written its flags and is done with shared memory
+    if (thread < kChunk) { // whole warps
+      const bool exists = start + thread < end;
+      const unsigned int half = __ballot_sync(0xffffffffu, exists && alive[start + thread]);
+      if (thread % 32 == 0) {
+        waiting_halves[thread / 32] = half;
+      }
+      if (exists) {
+        chunk[thread] = boxes[start + thread];
+      }
     }
-    for (int64_t j = i + 1 + threadIdx.x; j < end; j += blockDim.x) {
-      if (alive[j] && overlaps(boxes + 4 * i, boxes + 4 * j, threshold)) {
-        alive[j] = false;
+    __syncthreads();
+    const unsigned long long waiting =
+        waiting_halves[0] | static_cast<unsigned long long>(waiting_halves[1]) << 32;
+    const int i = thread / (kChunk / kPairs);
+    const int byte = thread % (kChunk / kPairs);
+    unsigned int bits = 0;
+    for (int k = 0; k < kPairs; ++k) {
+      const int j = byte * kPairs + k;
+      if (j > i && (waiting >> i & 1) && (waiting >> j & 1) && overlaps(chunk[i].side, chunk[j].side, threshold)) {
+        bits |= 1u << k;
+      }
+    }
+    reinterpret_cast<unsigned char*>(&overlapped[i])[byte] = static_cast<unsigned char>(bits);
+    __syncthreads();
+    if (thread == 0) {
+      unsigned long long kept = 0;
+      for (unsigned long long undecided = waiting; undecided != 0;) {
+        const int best = __ffsll(static_cast<long long>(undecided)) - 1;
+        kept |= 1ull << best;
+        undecided &= ~(1ull << best | overlapped[best]);
+      }
+      kept_bits = kept;
+    }
+    __syncthreads();
+    const unsigned long long kept = kept_bits;
+    if (thread < kChunk && start + thread < end) {
+      alive[start + thread] = kept >> thread & 1;
+    }
+    for (int64_t j = start + kChunk + thread; j < end; j += kThreads) {
+      if (!alive[j]) {
+        continue;
+      }
+      const Box<T> box = boxes[j];
+      for (unsigned long long rest = kept; rest != 0; rest &= rest - 1) {
+        const int best = __ffsll(static_cast<long long>(rest)) - 1;
+        if (overlaps(chunk[best].side, box.side, threshold)) {
+          alive[j] = false;
+          break;
+        }
       }
     }
   }
@@ -57,11 +117,11 @@ at::Tensor nms_mask_cuda(
   const at::Tensor sorted_boxes = boxes.index_select(0, order);
   const at::Tensor sorted_groups = groups.index_select(0, order);
   const at::Tensor ends = at::searchsorted(sorted_groups, sorted_groups, /*out_int32=*/false, /*right=*/true);
-  at::Tensor alive = at::ones_like(keep);
+  at::Tensor alive = is_filled(scores.index_select(0, order));
   const auto stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES(boxes.scalar_type(), "nms_mask_cuda", [&] {
     nms_mask_kernel<scalar_t><<<static_cast<unsigned int>(n), kThreads, 0, stream>>>(
-        sorted_boxes.const_data_ptr<scalar_t>(),
+        reinterpret_cast<const Box<scalar_t>*>(sorted_boxes.const_data_ptr<scalar_t>()),
         ends.const_data_ptr<int64_t>(),
         static_cast<scalar_t>(iou_threshold),
         alive.mutable_data_ptr<bool>()

@@ -46,9 +46,8 @@ C10_HOST_DEVICE inline float exp_of_minus(float x) {
 #endif
 }
 
-// log(1 + x) for 0 <= x <= 1.
-C10_HOST_DEVICE inline double log1p_of_unit(double x) {
-  return std::log1p(x);
+C10_HOST_DEVICE inline double multiply_add(double a, double b, double c) {
+  return a * b + c;
 }
 
 C10_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
@@ -59,8 +58,13 @@ C10_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-C10_HOST_DEVICE inline float log1p_of_unit(float x) {
-  // x P(x), P the polynomial of least relative error (Remez)
+// a + log(1 + x) for 0 <= x <= 1.
+C10_HOST_DEVICE inline double plus_log1p(double a, double x) {
+  return a + std::log1p(x);
+}
+
+C10_HOST_DEVICE inline float plus_log1p(float a, float x) {
+  // log(1 + x) = x P(x), P the polynomial of least relative error (Remez)
   float p = 5.23269411e-3f;
   p = multiply_add(p, x, -2.950523728e-2f);
   p = multiply_add(p, x, 7.822594782e-2f);
@@ -70,7 +74,7 @@ C10_HOST_DEVICE inline float log1p_of_unit(float x) {
   p = multiply_add(p, x, 0.3331909679f);
   p = multiply_add(p, x, -0.4999949314f);
   p = multiply_add(p, x, 0.9999999699f);
-  return x * p;
+  return multiply_add(x, p, a);
 }
 
 C10_HOST_DEVICE inline double reciprocal(double x) {
@@ -87,7 +91,7 @@ C10_HOST_DEVICE inline float reciprocal(float x) {
 #endif
 }
 
-// The focal loss of one logit x and its derivative, with p = sigmoid(x):
+// The focal loss of one logit x, with p = sigmoid(x):
 //   positive: alpha (1 - p)^gamma softplus(-x)        negative: (1 - alpha) p^gamma softplus(x)
 // The negative is the positive at -x under the other weight, so one formula of the logit y of the true answer
 // serves:
@@ -95,30 +99,37 @@ C10_HOST_DEVICE inline float reciprocal(float x) {
 // exp(-|y|) never overflows, and q^gamma as an exponential has no 0 to divide by in its derivative.
 template <typename T>
 struct FocalLoss {
+  // loss = weight * modulation * cross_entropy, d loss / d y = -weight * modulation * slope
   struct Value {
-    T loss;
-    T derivative; // with respect to x
+    T modulation;
+    T cross_entropy;
+    T slope;
   };
 
   T gamma;
   T alpha;
 
+  C10_HOST_DEVICE T weight(bool positive) const {
+    return positive ? alpha : T(1) - alpha;
+  }
+
+  // d loss / d x = weight_of_slope * modulation * slope
+  C10_HOST_DEVICE T weight_of_slope(bool positive) const {
+    return positive ? -alpha : T(1) - alpha;
+  }
+
   // kSquare: gamma is 2, and the power a product.
   template <bool kSquare>
   C10_HOST_DEVICE C10_ALWAYS_INLINE Value at(T x, bool positive) const {
     const T y = positive ? x : -x;
-    const T weight = positive ? alpha : T(1) - alpha;
     const T e = exp_of_minus(std::abs(y));
-    const T tail = log1p_of_unit(e);
-    const T softplus_minus_y = (y > T(0) ? T(0) : -y) + tail;
+    const T cross_entropy = plus_log1p(y > T(0) ? T(0) : -y, e);
     const T larger = reciprocal(T(1) + e);
     const T smaller = e * larger;
     const T p = y > T(0) ? larger : smaller;
     const T q = y > T(0) ? smaller : larger;
-    const T modulation = kSquare ? q * q : exp_of_minus(gamma * ((y > T(0) ? y : T(0)) + tail));
-    const T weighted = weight * modulation;
-    const T by_y = -weighted * (q + gamma * p * softplus_minus_y);
-    return {weighted * softplus_minus_y, positive ? by_y : -by_y};
+    const T modulation = kSquare ? q * q : exp_of_minus(gamma * plus_log1p(y > T(0) ? y : T(0), e));
+    return {modulation, cross_entropy, multiply_add(gamma * p, cross_entropy, q)};
   }
 };
 

@@ -27,9 +27,12 @@ C10_ALWAYS_INLINE void evaluate(
     const T* logit, const int32_t* answer, int64_t n, const FocalLoss<T>& focal, T* loss, T* derivative
 ) {
   for (int64_t i = 0; i < n; ++i) {
-    const auto value = focal.template at<kSquare>(logit[i], answer[i] == kPositive);
-    loss[i] = answer[i] == kIgnored ? T(0) : value.loss;
-    derivative[i] = answer[i] == kIgnored ? T(0) : value.derivative;
+    const bool positive = answer[i] == kPositive;
+    const auto value = focal.template at<kSquare>(logit[i], positive);
+    const T weighted_loss = focal.weight(positive) * value.modulation * value.cross_entropy;
+    const T weighted_slope = focal.weight_of_slope(positive) * value.modulation * value.slope;
+    loss[i] = answer[i] == kIgnored ? T(0) : weighted_loss;
+    derivative[i] = answer[i] == kIgnored ? T(0) : weighted_slope;
   }
 }
 

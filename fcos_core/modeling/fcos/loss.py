@@ -58,32 +58,44 @@ class FCOSLoss:
         targets: Sequence[BoxList],
         batch_targets: Sequence[BoxList] | None,
     ) -> dict[str, Tensor]:
-        labels, positive, distances, weights = self._assign(locations, targets)
-        predicted = _by_location(bbox_reg)[positive]
-        predicted_centerness = _by_location(centerness)[positive].squeeze(1).to(weights.dtype)
-        num_positive, num_images, total_weight = self._normalizers(locations, weights, targets, batch_targets)
-
-        loss_cls = self.focal_loss(_by_location(logits), labels) / (num_positive + num_images)
-        # Without positives the sums are 0 and stay connected to the graph.
-        loss_reg = (iou_losses(predicted, distances) * weights).sum() / _or_one(total_weight)
-        loss_centerness = F.binary_cross_entropy_with_logits(predicted_centerness, weights, reduction="sum")
+        labels, distances, weights = self._assign(locations, targets)
+        num_positive, num_images, total_weight = self._normalizers(locations, labels, weights, targets, batch_targets)
+        # Background stays in the sums, as right with weight 0: to leave it out, the host would have to wait for the
+        # device to know how many positives there are.
+        positive = labels.flatten() > 0
+        predicted = torch.where(positive[:, None], _by_location(bbox_reg), distances)
+        predicted_centerness = torch.where(positive, _by_location(centerness).squeeze(1).to(weights.dtype), 0)
+        loss_reg = (iou_losses(predicted, distances) * weights).sum()
+        loss_centerness = F.binary_cross_entropy_with_logits(
+            predicted_centerness, weights, weight=positive.to(weights.dtype), reduction="sum"
+        )
         return {
-            "loss_cls": loss_cls,
-            "loss_reg": loss_reg,
+            "loss_cls": self._classification(logits, labels, 1 / (num_positive + num_images)),
+            # without positives the sums are 0 and stay connected to the graph
+            "loss_reg": loss_reg / _or_one(total_weight),
             "loss_centerness": loss_centerness / _or_one(num_positive),
         }
 
-    def _assign(self, locations: Sequence[Tensor], targets: Sequence[BoxList]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Labels (N * L,); of the P positives the positions, distances (P, 4) and centerness targets (P,)."""
+    def _classification(self, logits: Sequence[Tensor], labels: Tensor, scale: Tensor) -> Tensor:
+        """Focal loss of labels (N, L), summed level by level: of a channels_last level no copy is made."""
+        parts = labels.split([level.shape[-2:].numel() for level in logits], dim=1)
+        losses = [
+            self.focal_loss(level.permute(0, 2, 3, 1).flatten(0, 2), part.flatten(), scale)
+            for level, part in zip(logits, parts, strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def _assign(self, locations: Sequence[Tensor], targets: Sequence[BoxList]) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels (N, L), distances (N * L, 4), 1 for background, and centerness targets (N * L,), 0 for it."""
         labels, distances = assign_targets(locations, self.ranges, targets)
-        labels = labels.reshape(-1)
-        positive = torch.nonzero(labels > 0).squeeze(1)
-        distances = distances.reshape(-1, 4)[positive]
-        return labels, positive, distances, centerness_targets(distances)
+        positive = labels.flatten() > 0
+        distances = torch.where(positive[:, None], distances.flatten(0, 1), 1)
+        return labels, distances, centerness_targets(distances) * positive
 
     def _normalizers(
         self,
         locations: Sequence[Tensor],
+        labels: Tensor,
         weights: Tensor,
         targets: Sequence[BoxList],
         batch_targets: Sequence[BoxList] | None,
@@ -91,8 +103,9 @@ class FCOSLoss:
         """(3,): positives, images and centerness of the whole batch, each divided by the number of processes."""
         if batch_targets is not None:
             targets = batch_targets
-            weights = torch.cat([self._assign(locations, [target])[-1] for target in targets])
-        own = torch.stack([weights.new_tensor(len(weights)), weights.new_tensor(len(targets)), weights.sum()])
+            labels, _, weights = self._assign(locations, targets)
+        num_positive = (labels > 0).sum().to(weights.dtype)
+        own = torch.stack([num_positive, weights.new_full((), len(targets)), weights.sum()])
         return comm.all_reduce_sum(own) / comm.get_world_size()
 
 

@@ -1,10 +1,12 @@
 """Which box each location is trained on (FCOS, sec. 3.1 and 3.2)."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from fcos_core.layers import _operators  # noqa: F401  registers torch.ops.fcos_core
 from fcos_core.structures.bounding_box import BoxList
 
 DEFAULT_RANGES = {
@@ -27,31 +29,17 @@ def assign_targets(
         targets: per image, boxes in pixels with field "labels", (M,) int64, 1-based.
 
     Returns:
-        labels (N, L) int64, 0 for background, and distances (left, top, right, bottom) in pixels (N, L, 4),
-        meaningful where the label is positive; L counts all levels, finest first.
+        labels (N, L) int64, 0 for background, and distances (left, top, right, bottom) in pixels (N, L, 4), 0 for
+        background; L counts all levels, finest first.
     """
-    level_ranges = [
-        points.new_tensor(limits).expand(len(points), 2) for points, limits in zip(locations, ranges, strict=True)
-    ]
-    points, limits = torch.cat(list(locations)), torch.cat(level_ranges)
-    per_image = [_assign_image(points, limits, target) for target in targets]
-    labels, distances = zip(*per_image, strict=True)
-    return torch.stack(labels), torch.stack(distances)
-
-
-def _assign_image(points: Tensor, limits: Tensor, target: BoxList) -> tuple[Tensor, Tensor]:
-    if len(target) == 0:
-        return points.new_zeros(len(points), dtype=torch.int64), points.new_zeros(len(points), 4)
-    boxes = target.convert("xyxy").bbox.to(points)
-    distances = torch.cat([points[:, None] - boxes[:, :2], boxes[:, 2:] - points[:, None]], dim=2)
-    largest = distances.amax(dim=2)
-    candidate = distances.amin(dim=2) > 0
-    candidate &= (largest >= limits[:, :1]) & (largest <= limits[:, 1:])
-    areas = target.area().to(points).expand(len(points), -1)
-    least_area, index = areas.masked_fill(~candidate, torch.inf).min(dim=1)
-    labels = target.get_field("labels").to(points.device)[index]
-    labels = labels.masked_fill(least_area == torch.inf, 0)
-    return labels, distances.gather(1, index[:, None, None].expand(-1, 1, 4)).squeeze(1)
+    points = torch.cat(list(locations))
+    # without waiting for the device: these few numbers are copied before the call returns
+    limits = torch.tensor(ranges, dtype=points.dtype).to(points.device, non_blocking=True)
+    limits = torch.cat([limit.expand(len(level), 2) for limit, level in zip(limits, locations, strict=True)])
+    boxes = torch.cat([target.convert("xyxy").bbox.to(points) for target in targets])
+    labels = torch.cat([target.get_field("labels").to(points.device) for target in targets])
+    offsets = torch.tensor([0, *accumulate(map(len, targets))]).to(points.device, non_blocking=True)
+    return torch.ops.fcos_core.assign_targets(points, limits, boxes, labels, offsets)
 
 
 def centerness_targets(distances: Tensor) -> Tensor:
