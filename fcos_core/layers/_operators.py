@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fcos_core.layers import _reference
 
@@ -122,8 +121,16 @@ def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], ou
     ctx.save_for_backward(logits, targets)
 
 
-@once_differentiable
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "sigmoid_focal_loss can be differentiated once; create_graph=True asks for a second derivative. "
+            "sigmoid_focal_loss_reference has one."
+        )
+
+
 def _focal_loss_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    _refuse_second_derivative()
     logits, targets = ctx.saved_tensors
     gradient = torch.ops.fcos_core.sigmoid_focal_loss_backward(grad, logits, targets, ctx.gamma, ctx.alpha)
     return gradient, None, None, None
@@ -139,18 +146,19 @@ def _save_for_sum_backward(
     ctx.save_for_backward(*((output[1],) if ctx.with_grad else (logits, targets, scale)))
 
 
-@once_differentiable
 def _focal_loss_sum_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None, None, None]:
+    _refuse_second_derivative()
     if not ctx.with_grad:
         logits, targets, scale = ctx.saved_tensors
-        _, gradient = torch.ops.fcos_core.sigmoid_focal_loss_sum(
-            logits, targets, scale * grad, ctx.gamma, ctx.alpha, True
-        )
+        operator = torch.ops.fcos_core.sigmoid_focal_loss_sum
+        gradient = operator(logits, targets, scale * grad, ctx.gamma, ctx.alpha, True)[1]
     else:
         (gradient,) = ctx.saved_tensors
-        if torch._C._autograd._get_current_graph_task_keep_graph():
-            gradient = gradient.clone()  # the saved one is for the next backward through this graph
-        torch.ops.fcos_core.scale_gradient_(gradient, grad)
+        traced = type(gradient) is not Tensor
+        if traced or torch._C._autograd._get_current_graph_task_keep_graph():
+            gradient = gradient * grad  # the saved one is for the next backward through this graph
+        else:
+            torch.ops.fcos_core.scale_gradient_(gradient, grad)
     return gradient, None, None, None, None, None
 
 

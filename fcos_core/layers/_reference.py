@@ -111,10 +111,10 @@ def _logits_of_the_truth(logits: Tensor, targets: Tensor, alpha: float) -> tuple
     math_dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     columns = torch.arange(1, logits.size(1) + 1, dtype=targets.dtype, device=logits.device)
     positive = targets[:, None] == columns
-    counted = (targets[:, None] >= 0).to(math_dtype)
+    counted = targets[:, None] >= 0
     sign = torch.where(positive, 1.0, -1.0).to(math_dtype) * counted
     weight = torch.where(positive, alpha, 1 - alpha).to(math_dtype) * counted
-    return sign, logits.to(math_dtype) * sign, weight
+    return sign, torch.where(counted, logits.to(math_dtype), 0) * sign, weight
 
 
 def sigmoid_focal_loss_reference(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:

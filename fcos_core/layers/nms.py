@@ -6,7 +6,7 @@ from torch import Tensor
 from fcos_core.layers import _operators  # noqa: F401  registers torch.ops.fcos_core
 from fcos_core.layers._reference import nms_mask_reference
 
-__all__ = ["batched_nms", "nms", "nms_mask_reference"]
+__all__ = ["batched_nms", "nms", "nms_mask", "nms_mask_reference"]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -18,7 +18,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Args:
         boxes: (N, 4) floating point, xyxy in pixels; half types are compared in float32. N may be 0.
-        scores: (N,) floating point. A NaN counts as the highest score.
+        scores: (N,) floating point. A NaN counts as the highest score, -inf marks an empty slot.
         iou_threshold: 0 or greater.
 
     Returns:
@@ -38,7 +38,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
 
     Args:
         boxes: (N, 4) floating point, xyxy in pixels; half types are compared in float32. N may be 0.
-        scores: (N,) floating point. A NaN counts as the highest score.
+        scores: (N,) floating point. A NaN counts as the highest score, -inf marks an empty slot.
         groups: (N,) int64, any numbers: the class, or image * classes + class for a batch.
         iou_threshold: 0 or greater.
 
@@ -48,10 +48,29 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     Raises:
         RuntimeError: a shape, dtype or device is not as above, or the threshold is negative or NaN.
     """
+    keep = nms_mask(boxes, scores, groups, iou_threshold)
+    order = torch.argsort(scores.detach(), descending=True, stable=True)
+    return order[keep[order]]
+
+
+def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes `batched_nms` keeps: a result of fixed size, so that nothing waits for the device.
+
+    Args:
+        boxes: (N, 4) floating point, xyxy in pixels; half types are compared in float32. N may be 0.
+        scores: (N,) floating point. A NaN counts as the highest score; -inf marks an empty slot, which is not kept
+            and suppresses nothing.
+        groups: (N,) int64, any numbers: the class, or image * classes + class for a batch.
+        iou_threshold: 0 or greater.
+
+    Returns:
+        (N,) bool, True where the box is kept.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is not as above, or the threshold is negative or NaN.
+    """
     # suppression is no function to differentiate; without detach autograd would still watch the operator
     boxes, scores = boxes.detach(), scores.detach()
     if boxes.dtype in (torch.float16, torch.bfloat16):
         boxes = boxes.float()
-    keep = torch.ops.fcos_core.nms_mask(boxes, scores, groups, iou_threshold)
-    order = torch.argsort(scores, descending=True, stable=True)
-    return order[keep[order]]
+    return torch.ops.fcos_core.nms_mask(boxes, scores, groups, iou_threshold)

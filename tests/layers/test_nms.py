@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcos_core.layers.nms import batched_nms, nms, nms_mask_reference
+from fcos_core.layers.nms import batched_nms, nms, nms_mask, nms_mask_reference
 
 DEVICES = [
     "cpu",
@@ -28,6 +28,11 @@ def random_boxes(n, groups, seed, dtype=torch.float32):
     return torch.cat([corner, corner + size], 1), scores, torch.randint(groups, (n,), generator=generator)
 
 
+def far(n):
+    """Scores (n,) and one group, for boxes apart from each other."""
+    return torch.arange(n, 0, -1).float(), torch.zeros(n, dtype=torch.int64)
+
+
 def cases():
     def zeros(n):
         return torch.zeros(n, dtype=torch.int64)
@@ -36,6 +41,8 @@ def cases():
     nan_boxes, nan_scores = boxes.clone(), scores.clone()
     nan_boxes[::9, 1] = float("nan")
     nan_scores[::11] = float("nan")
+    empty_slots = scores.clone()
+    empty_slots[::3] = -float("inf")
     infinite = boxes.clone()
     infinite[::5, 2:] = float("inf")
     infinite[::7, :2] = -float("inf")
@@ -56,7 +63,10 @@ def cases():
         "NaN boxes": (nan_boxes, scores, groups),
         "NaN scores": (boxes, nan_scores, groups),
         "infinite boxes": (infinite, scores, groups),
+        "empty slots": (boxes, empty_slots, groups),
+        "empty slots alone": (boxes, torch.full((300,), -float("inf")), groups),
         "longer than a thread block": random_boxes(1500, 2, seed=2),
+        "nothing suppressed for long": (torch.arange(1200.0).repeat_interleave(4).reshape(-1, 4) * 3, *far(1200)),
         "strided": (boxes.repeat(1, 2)[:, ::2], scores.repeat_interleave(2)[::2], groups.repeat_interleave(2)[::2]),
     }
 
@@ -142,6 +152,38 @@ def test_empty(device):
     assert kept.shape == (0,)
     assert kept.dtype == torch.int64
     assert kept.device.type == device
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_images_of_a_fixed_number_of_slots(device):
+    """Images padded with empty slots in one call: each as if it were alone."""
+    classes, images = 3, [random_boxes(n, 3, seed=n) for n in (40, 0, 25)]
+    boxes, scores = torch.zeros(3, 50, 4), torch.full((3, 50), -float("inf"))
+    groups = torch.zeros(3, 50, dtype=torch.int64)
+    for i, (image_boxes, image_scores, labels) in enumerate(images):
+        n = len(labels)
+        boxes[i, :n], scores[i, :n], groups[i, :n] = image_boxes, image_scores, labels + i * classes
+    keep = nms_mask(boxes.flatten(0, 1).to(device), scores.flatten().to(device), groups.flatten().to(device), 0.3)
+    for mask, image in zip(keep.cpu().reshape(3, 50), images, strict=True):
+        assert mask.nonzero().flatten().tolist() == sorted(batched_nms(*image, 0.3).tolist())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_in_a_cuda_graph_and_without_waiting_for_the_device():
+    boxes, scores, groups = (tensor.cuda() for tensor in random_boxes(2000, 5, seed=6))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        nms_mask(boxes, scores, groups, 0.6)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        keep = nms_mask(boxes, scores, groups, 0.6)
+    for seed in (7, 8):
+        for static, new in zip((boxes, scores, groups), random_boxes(2000, 5, seed), strict=True):
+            static.copy_(new)
+        graph.replay()
+        assert keep.tolist() == nms_mask_reference(*random_boxes(2000, 5, seed), 0.6).tolist()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -277,3 +319,23 @@ def test_order_of_the_input_does_not_matter_for_distinct_scores(device, box_set,
     shuffled = random.sample(distinct, len(distinct))
     kept = [distinct[i] for i in batched_nms(*tensors_of(distinct, device), threshold)]
     assert [shuffled[i] for i in batched_nms(*tensors_of(shuffled, device), threshold)] == kept
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@examples
+@given(box_set=box_sets, threshold=thresholds, empty=st.sets(st.integers(0, 39)))
+def test_empty_slots_are_as_absent(device, box_set, threshold, empty):
+    boxes, scores, groups = tensors_of(box_set, device)
+    filled = [i for i in range(len(box_set)) if i not in empty]
+    scores[[i for i in range(len(box_set)) if i in empty]] = -torch.inf
+    kept = batched_nms(boxes, scores, groups, threshold).tolist()
+    assert kept == [filled[i] for i in batched_nms(boxes[filled], scores[filled], groups[filled], threshold).tolist()]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@examples
+@given(box_set=box_sets, threshold=thresholds)
+def test_any_boxes_give_the_mask_of_the_definition(device, box_set, threshold):
+    require_kernel(device)
+    tensors = tensors_of(box_set, device)
+    assert nms_mask(*tensors, threshold).tolist() == nms_mask_reference(*tensors, threshold).tolist()
