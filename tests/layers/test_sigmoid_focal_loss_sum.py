@@ -143,8 +143,8 @@ def test_a_retained_graph_gives_its_gradient_again(dtype, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_float16_gradients_are_scaled_before_they_are_rounded(device):
-    # At logit -9 and a scale of 1e-3 a negative's gradient is 0.75e-3 * p^2 * (p + 2 * (1 - p) * -ln(1 - p)), 4e-15 with
-    # p = 1.2e-4; float16 begins at 6e-8. Under a loss scale of 2^32 it is 1.8e-5.
+    # At logit -9 and a scale of 1e-3 a negative's gradient is 0.75e-3 * p^2 * (p + 2 * (1 - p) * -ln(1 - p)), 4e-15
+    # with p = 1.2e-4; float16 begins at 6e-8. Under a loss scale of 2^32 it is 1.8e-5.
     logits = torch.full((10, 3), -9.0, dtype=torch.float16, device=device, requires_grad=True)
     targets = torch.zeros(10, dtype=torch.int64, device=device)
     scale = torch.tensor(1e-3, device=device)

@@ -113,6 +113,45 @@ def test_without_boxes_losses_are_zero_and_connected(points):
     assert all(tensor.grad.abs().sum() > 0 for tensor in logits)
 
 
+def test_unbounded_predictions_of_background_do_no_harm(points):
+    logits, bbox_reg, centerness = outputs(1)
+    boxes = [target([[0, 0, 16, 16]], [2])]
+    expected = FCOSLoss(RANGES, 2.0, 0.25)(points, logits, bbox_reg, centerness, boxes)
+    with torch.no_grad():  # (8, 8) alone is positive
+        bbox_reg[0][..., 1:] = centerness[0][..., 1:] = torch.inf
+        bbox_reg[1][:] = centerness[1][:] = torch.nan
+    losses = FCOSLoss(RANGES, 2.0, 0.25)(points, logits, bbox_reg, centerness, boxes)
+    sum(losses.values()).backward()
+    assert {name: loss.item() for name, loss in losses.items()} == {n: loss.item() for n, loss in expected.items()}
+    assert all(torch.isfinite(tensor.grad).all() for tensor in [*bbox_reg, *centerness])
+
+
+def test_memory_formats_of_the_head_give_the_same_losses():
+    generator = torch.Generator().manual_seed(1)
+    head = [torch.rand(2, channels, 4, 6, generator=generator, dtype=torch.float64) for channels in (3, 4, 1)]
+    locations = compute_locations([head[0]], [8])
+    targets = [target([[2, 2, 30, 20], [8, 8, 40, 28]], [1, 3]), target([[5, 1, 33, 30]], [2])]
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        tensors = [tensor.clone(memory_format=memory_format).requires_grad_() for tensor in head]
+        losses = FCOSLoss([(-1, 1000)], 2.0, 0.25)(locations, *([tensor] for tensor in tensors), targets)
+        sum(losses.values()).backward()
+        results.append([*losses.values(), *(tensor.grad for tensor in tensors)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_losses_do_not_wait_for_the_device(points):
+    levels = [[tensor.detach().cuda().requires_grad_() for tensor in level] for level in outputs(2)]
+    points = [level.cuda() for level in points]
+    targets = [target([[0, 0, 16, 16]], [2]).to("cuda"), target([], []).to("cuda")]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(FCOSLoss(RANGES, 2.0, 0.25)(points, *levels, targets).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def one_level(scores, distances=8.0, top_n=1000, kept=100):
     """Detections from class probabilities (C, H, W) with centerness 1 and one box size, on a stride of 8."""
     logits = torch.tensor(scores, dtype=torch.float64).logit()[None]

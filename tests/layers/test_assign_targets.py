@@ -1,0 +1,191 @@
+"""Target assignment of a batch: the compiled kernels against the pure PyTorch definition, and both against the rule."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fcos_core.layers._reference import assign_targets_reference
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+]
+OPERATOR = torch.ops.fcos_core.assign_targets
+IMPLEMENTATIONS = {"operator": OPERATOR, "definition": assign_targets_reference}
+
+
+def require_kernel(device: str) -> None:
+    # without a kernel the definition serves, and comparing it with itself could not fail
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("fcos_core::assign_targets", device.upper()):
+        pytest.skip(f"fcos_core._C has no {device} kernel")
+
+
+def grids(height, width, strides, dtype=torch.float32):
+    """Locations and ranges of levels of an image, as the detector has them."""
+    locations, ranges = [], []
+    for level, stride in enumerate(strides):
+        ys, xs = torch.meshgrid(
+            torch.arange(stride // 2, height, stride), torch.arange(stride // 2, width, stride), indexing="ij"
+        )
+        locations.append(torch.stack([xs.flatten(), ys.flatten()], 1))
+        low, high = (-1 if level == 0 else 8 * stride // 2), (1e8 if level == len(strides) - 1 else 8 * stride)
+        ranges.append(torch.tensor([[low, high]]).expand(len(locations[-1]), 2))
+    return torch.cat(locations).to(dtype), torch.cat(ranges).to(dtype)
+
+
+def random_boxes(counts, size, seed, dtype=torch.float32, whole=False):
+    """Boxes, labels and offsets of images with so many boxes each."""
+    generator = torch.Generator().manual_seed(seed)
+    n = sum(counts)
+    corner = torch.rand(n, 2, generator=generator, dtype=dtype) * size - size / 10
+    sides = torch.rand(n, 2, generator=generator, dtype=dtype) ** 3 * size
+    boxes = torch.cat([corner, corner + sides], 1)
+    labels = torch.randint(1, 81, (n,), generator=generator)
+    return boxes.round() if whole else boxes, labels, torch.tensor([0, *counts]).cumsum(0)
+
+
+def cases():
+    locations, ranges = grids(120, 200, [4, 8, 16, 32])
+    boxes, labels, offsets = random_boxes([7, 0, 40, 1], 200, seed=0)
+    nan, infinite = boxes.clone(), boxes.clone()
+    nan[::3, 1] = torch.nan
+    infinite[::3, 2] = torch.inf
+    infinite[1::3, 0] = -torch.inf
+    shuffled = torch.randperm(len(locations), generator=torch.Generator().manual_seed(1))
+    return {
+        "random": (locations, ranges, boxes, labels, offsets),
+        "float64": (*grids(120, 200, [4, 8, 16], torch.float64), *random_boxes([9, 30], 200, 2, torch.float64)),
+        "whole pixels": (locations, ranges, *random_boxes([100, 100], 200, seed=3, whole=True)),
+        "more boxes than a thread block": (*grids(60, 60, [8, 16]), *random_boxes([700, 3], 60, seed=4, whole=True)),
+        "equal boxes": (locations, ranges, boxes[:1].expand(48, 4), labels, offsets),
+        "NaN boxes": (locations, ranges, nan, labels, offsets),
+        "infinite boxes": (locations, ranges, infinite, labels, offsets),
+        "inverted boxes": (locations, ranges, boxes.flip(1), labels, offsets),
+        "no boxes": (locations, ranges, boxes[:0], labels[:0], torch.zeros(4, dtype=torch.int64)),
+        "no images": (locations, ranges, boxes[:0], labels[:0], torch.zeros(1, dtype=torch.int64)),
+        "no locations": (locations[:0], ranges[:0], boxes, labels, offsets),
+        "one location": (locations[90:91], ranges[90:91], boxes, labels, offsets),
+        "locations in no order": (locations[shuffled], ranges[shuffled], boxes, labels, offsets),
+        "strided": (locations.t().contiguous().t(), ranges, boxes.repeat(1, 2)[:, 4:], labels, offsets),
+    }
+
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_equals_definition(case, device):
+    require_kernel(device)
+    inputs = CASES[case]
+    expected_labels, expected_distances = assign_targets_reference(*inputs)
+    labels, distances = OPERATOR(*(tensor.to(device) for tensor in inputs))
+    assert labels.dtype == torch.int64
+    assert labels.cpu().equal(expected_labels)
+    assert distances.cpu().equal(expected_distances)
+
+
+def test_cases_assign_and_leave_out():
+    for case in ("random", "float64", "whole pixels", "more boxes than a thread block", "locations in no order"):
+        labels, _ = assign_targets_reference(*CASES[case])
+        assert 0 < (labels > 0).sum() < labels.numel(), case
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_crowded_images_at_full_size(device):
+    """300 boxes an image on the six levels of 800 x 1344: too many pairs to hold at once."""
+    require_kernel(device)
+    locations, ranges = grids(800, 1344, [4, 8, 16, 32, 64, 128])
+    inputs = (locations, ranges, *random_boxes([300, 300], 1344, seed=5))
+    labels, distances = (tensor.cpu() for tensor in OPERATOR(*(tensor.to(device) for tensor in inputs)))
+    some = torch.arange(7, len(locations), 53)
+    expected_labels, expected_distances = assign_targets_reference(locations[some], ranges[some], *inputs[2:])
+    assert (expected_labels > 0).sum() > 20
+    assert labels[:, some].equal(expected_labels)
+    assert distances[:, some].equal(expected_distances)
+
+
+def rule(location, limits, boxes):
+    """Which of the boxes a location belongs to, or None: the sentence of FCOS in plain numbers."""
+    x, y = location
+    found = []
+    for index, (x1, y1, x2, y2) in enumerate(boxes):
+        sides = (x - x1, y - y1, x2 - x, y2 - y)
+        if min(sides) > 0 and limits[0] <= max(sides) <= limits[1]:
+            found.append(((x2 - x1 + 1) * (y2 - y1 + 1), index))
+    return min(found)[1] if found else None
+
+
+coordinates = st.integers(-5, 40)
+box_sets = st.lists(st.tuples(coordinates, coordinates, st.integers(0, 40), st.integers(0, 40)), max_size=12)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@settings(max_examples=40)
+@given(
+    images=st.lists(box_sets, max_size=3),
+    locations=st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=80),
+    limits=st.tuples(st.integers(-1, 20), st.integers(1, 50)),
+)
+def test_the_least_box_by_the_rule(device, implementation, dtype, images, locations, limits):
+    # whole pixels, which float32 holds exactly, so that plain Python numbers give the same
+    corners = [[(x, y, x + w, y + h) for x, y, w, h in boxes] for boxes in images]
+    flat = [box for boxes in corners for box in boxes]
+    offsets = torch.tensor([0, *map(len, corners)]).cumsum(0)
+    labels, distances = IMPLEMENTATIONS[implementation](
+        torch.tensor(locations, dtype=dtype, device=device),
+        torch.tensor([limits] * len(locations), dtype=dtype, device=device),
+        torch.tensor(flat, dtype=dtype, device=device).reshape(-1, 4),
+        torch.arange(1, len(flat) + 1, device=device),
+        offsets.to(device),
+    )
+    assert labels.shape == (len(images), len(locations))
+    assert distances.shape == (len(images), len(locations), 4)
+    for image, boxes in enumerate(corners):
+        for place, (x, y) in enumerate(locations):
+            chosen = rule((x, y), limits, boxes)
+            if chosen is None:
+                expected = (0, [0, 0, 0, 0])
+            else:
+                x1, y1, x2, y2 = boxes[chosen]
+                expected = (int(offsets[image]) + chosen + 1, [x - x1, y - y1, x2 - x, y2 - y])
+            assert (labels[image, place].item(), distances[image, place].tolist()) == expected
+
+
+LOCATIONS, BOXES = torch.zeros(3, 2), torch.zeros(2, 4)
+LABELS, OFFSETS = torch.ones(2, dtype=torch.int64), torch.tensor([0, 2])
+WRONG = [
+    ((torch.zeros(3), LOCATIONS, BOXES, LABELS, OFFSETS), r"locations must have shape \(L, 2\), they have \[3\]"),
+    ((LOCATIONS.half(), LOCATIONS, BOXES, LABELS, OFFSETS), "locations must be float32 or float64"),
+    ((LOCATIONS, LOCATIONS[:2], BOXES, LABELS, OFFSETS), r"ranges must have the shape of locations, \[3, 2\]"),
+    ((LOCATIONS, LOCATIONS, BOXES[:, :3], LABELS, OFFSETS), r"boxes must have shape \(M, 4\), they have \[2, 3\]"),
+    ((LOCATIONS, LOCATIONS, BOXES.double(), LABELS, OFFSETS), "must be of one dtype"),
+    ((LOCATIONS, LOCATIONS, BOXES, LABELS[:1], OFFSETS), r"labels must be int64 of shape \(2,\), one per box"),
+    ((LOCATIONS, LOCATIONS, BOXES, LABELS.int(), OFFSETS), r"labels must be int64 of shape \(2,\), one per box"),
+    ((LOCATIONS, LOCATIONS, BOXES, LABELS, OFFSETS[:0]), r"offsets must be int64 of shape \(images \+ 1,\)"),
+    ((LOCATIONS, LOCATIONS, BOXES, LABELS, OFFSETS.int()), r"offsets must be int64 of shape \(images \+ 1,\)"),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_wrong_input_is_named(arguments, message, implementation, device):
+    with pytest.raises(RuntimeError, match=message):
+        IMPLEMENTATIONS[implementation](*(tensor.to(device) for tensor in arguments))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("offsets", [[0, 3], [1, 2], [0, 1], [0, 2, 1, 2]])
+def test_wrong_offsets_are_named(offsets, implementation):
+    with pytest.raises(RuntimeError, match="offsets must not decrease and go from 0 to the number of boxes, 2"):
+        IMPLEMENTATIONS[implementation](LOCATIONS, LOCATIONS, BOXES, LABELS, torch.tensor(offsets))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", ["random", "float64", "no boxes", "no locations", "strided"])
+def test_opcheck(case, device):
+    torch.library.opcheck(OPERATOR.default, tuple(tensor.to(device) for tensor in CASES[case]))
