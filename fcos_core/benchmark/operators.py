@@ -114,7 +114,7 @@ def plain_focal_loss(logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tens
 
 
 def our_focal_loss(logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
-    return SigmoidFocalLoss(GAMMA, ALPHA)(logits, labels) / normalizer
+    return SigmoidFocalLoss(GAMMA, ALPHA)(logits, labels, 1 / normalizer)
 
 
 def nms(settings: Settings) -> Table:
