@@ -10,7 +10,7 @@ from fcos_core.engine.guard import Guard
 from fcos_core.engine.step import TrainingStep
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList
+from fcos_core.structures.image_list import ByteImageList, ImageList, PixelNormalization
 
 # Boxes of each image: a part may hold none, or an image without any.
 BOXES = [[[2, 2, 40, 50], [30, 8, 60, 28]], [], [[10, 10, 30, 30]], [], []]
@@ -58,6 +58,28 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(detector, steps, dtype
         assert losses_of_parts[name].item() == pytest.approx(loss.item(), rel=loss_tolerance)
     for whole, parts in zip(gradients, gradients_of_parts, strict=True):
         assert (parts - whole).norm() <= norm_tolerance * whole.norm() + 1e-12
+
+
+def test_parts_of_a_batch_of_bytes_are_normalized_one_after_another(detector):
+    sizes = []
+
+    class Normalization(PixelNormalization):
+        def __call__(self, pixels, dtype):
+            sizes.append(len(pixels))
+            return super().__call__(pixels, dtype)
+
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (len(BOXES), 64, 64, 3), generator=generator, dtype=torch.uint8)
+    normalize = Normalization((100.0, 110.0, 120.0), (1.0, 1.0, 1.0), to_bgr255=True)
+    images, targets = ByteImageList(pixels, [(64, 64)] * len(BOXES), normalize), batch(torch.float32)[1]
+    losses = []
+    for steps in (1, 3):
+        model = copy.deepcopy(detector)
+        step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.1), "cpu", accumulate_steps=steps)
+        losses.append(step.compute_gradients(images, targets, Guard(str, timeout=60), iteration=1))
+    assert sizes == [5, 1, 2, 2]
+    for name, loss in losses[0].items():
+        assert losses[1][name].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "unit"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
