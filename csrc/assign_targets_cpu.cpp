@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <vector>
+#include <tuple>
 
 #include "assign_targets.h"
 #include "vectorized.h"

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <tuple>
 
 #include "assign_targets.h"
 

@@ -3,7 +3,6 @@
 #include <ATen/cuda/detail/IntegerDivider.cuh>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/sum.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -12,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <tuple>
 
 #include "sigmoid_focal_loss.h"
 
@@ -323,7 +323,8 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cuda(
       columns,
       "."
   );
-  const int64_t rows = std::max(kElementsPerBlock / std::max<int64_t>(columns, 1) / kRowUnit, int64_t(1)) * kRowUnit;
+  const int64_t row_units = kElementsPerBlock / std::max<int64_t>(columns, 1) / kRowUnit;
+  const int64_t rows = std::max(row_units, int64_t(1)) * kRowUnit;
   const int64_t blocks = x.numel() == 0 ? 0 : (x.size(0) + rows - 1) / rows;
   at::Tensor partial_sums = at::empty({blocks}, scale.options());
   if (blocks > 0) {
@@ -365,10 +366,11 @@ void scale_gradient_cuda_(at::Tensor gradient, const at::Tensor& factor) {
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, gradient.scalar_type(), "scale_gradient_cuda_", [&] {
         using math_t = at::opmath_type<scalar_t>;
-        scale_kernel<scalar_t, math_t>
-            <<<blocks_for((gradient.numel() + 3) / 4), kThreads, 0, stream>>>(
-                gradient.mutable_data_ptr<scalar_t>(), gradient.numel(), factor.const_data_ptr<math_t>()
-            );
+        // few blocks, since most often they only leave
+        const unsigned int blocks = std::min(blocks_for(gradient.numel()), 2048u);
+        scale_kernel<scalar_t, math_t><<<blocks, kThreads, 0, stream>>>(
+            gradient.mutable_data_ptr<scalar_t>(), gradient.numel(), factor.const_data_ptr<math_t>()
+        );
         C10_CUDA_KERNEL_LAUNCH_CHECK();
       }
   );
