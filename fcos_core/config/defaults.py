@@ -180,8 +180,8 @@ _C.SOLVER.PRECISION = "float32"
 # Weights and activations lie in memory with the channels last in training, as convolutions in half precision want
 # them. Numbers and checkpoints stay what they are, up to rounding.
 _C.SOLVER.CHANNELS_LAST = True
-# Backbone and head are compiled (torch.compile) in training: minutes at the start, and again at the second image
-# size. Numbers stay what they are, up to rounding.
+# The backbone's body and the head are compiled (torch.compile) in training: minutes at the start, and again when a
+# height, a width or a number of images first changes. Numbers stay what they are, up to rounding.
 _C.SOLVER.COMPILE = False
 # The gradient's norm over all parameters is brought down to this; 0: left as it is.
 _C.SOLVER.CLIP_GRADIENT_NORM = 0.0

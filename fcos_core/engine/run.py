@@ -140,8 +140,9 @@ def make_training_step(cfg: "Config", model: nn.Module, optimizer: torch.optim.O
     if solver.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
     if solver.COMPILE:
-        # The losses are left out: their shapes depend on the boxes.
-        for module in (model.backbone, model.rpn.head):
+        # Shapes become variables where they change. Not so the neck's pooling, which would be compiled again and
+        # again, nor the losses, whose shapes depend on the boxes.
+        for module in (model.backbone.body, model.rpn.head):
             module.compile()
     return TrainingStep(
         _distributed(model, device),

@@ -90,7 +90,7 @@ class ConvNorm(nn.Sequential):
 def _fold_all(module: nn.Module) -> dict[nn.Conv2d, tuple[Tensor, Tensor]]:
     alike = defaultdict(list)
     for conv, norm in conv_norm_pairs(module):
-        if has_fixed_statistics(norm) and conv.bias is None:
+        if has_fixed_statistics(norm) and conv.bias is None and _is_dense(conv.weight):
             alike[conv.weight[0].numel(), _eps(norm)].append((conv, norm))
     folds = {}
     for (_, eps), pairs in alike.items():
@@ -114,7 +114,7 @@ def _fold(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], eps: float) ->
 
 
 class _ScaleChannels(Function):
-    """Weights (O_i, I_i, H_i, W_i), all of one I * H * W, with each output channel times its element of `scale`."""
+    """Dense weights (O_i, I_i, H_i, W_i) of one I * H * W, each output channel times its element of `scale`."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, scale: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -140,10 +140,11 @@ def _rows(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
 def _from_rows(rows: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """What `_rows` has put together, each laid out in memory as its weight is."""
     parts = zip(rows.split([len(weight) for weight in weights]), weights, strict=True)
-    return tuple(
-        part.view(w.shape) if w.is_contiguous() else part.view(w.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-        for part, w in parts
-    )
+    return tuple(part.as_strided(w.shape, w.stride(), part.storage_offset()) for part, w in parts)
+
+
+def _is_dense(weight: Tensor) -> bool:
+    return weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def _eps(norm: nn.Module) -> float:

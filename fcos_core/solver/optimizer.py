@@ -52,7 +52,7 @@ class SGD(torch.optim.SGD):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                buffer = self.state[parameter].get("momentum_buffer")
+                buffer = self.state.get(parameter, {}).get("momentum_buffer")
                 fused = group["fused"] or _fits_one_kernel(parameter, buffer)
                 # A first step makes the buffers, of all or of none.
                 key = (*options, fused, buffer is None)

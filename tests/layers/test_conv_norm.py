@@ -4,8 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from fcos_core.layers.conv_norm import ConvNorm, conv_norm, has_fixed_statistics
+from fcos_core.layers.conv_norm import (
+    ConvNorm,
+    conv_norm,
+    conv_norm_pairs,
+    folded,
+    folded_together,
+    has_fixed_statistics,
+)
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
+from fcos_core.modeling.backbone.hrnet import HighResolutionNet
+from fcos_core.modeling.backbone.resnet import ResNet
 
 
 def pair(norm_class, bias=False):
@@ -70,3 +79,71 @@ def test_without_gradients_the_layers_run_as_they_are():
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         assert torch.equal(conv_norm(x, conv, norm), norm(conv(x)))
+
+
+class Blocks(nn.Module):
+    """Filters of three sizes, two of them of equal length, a trained and a frozen norm, and one that is not fixed."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(9, 4, 1, bias=False), nn.BatchNorm2d(4).eval()
+        self.conv2, self.bn2 = nn.Conv2d(4, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1).eval()
+        self.conv3, self.bn3 = nn.Conv2d(1, 3, 3, padding=1, bias=False), FrozenBatchNorm2d(3)
+        self.last = ConvNorm(nn.Conv2d(3, 9, 1, bias=False), nn.BatchNorm2d(9).eval())
+        self.other = ConvNorm(nn.Conv2d(9, 9, 1), nn.BatchNorm2d(9).eval(), nn.ReLU())
+        self.trained = ConvNorm(nn.Conv2d(9, 4, 1, bias=False), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        for number in "123":
+            x = conv_norm(x, getattr(self, f"conv{number}"), getattr(self, f"bn{number}"))
+        return self.trained(self.other(self.last(x)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_folding_together_is_folding_one_by_one(layout):
+    torch.manual_seed(0)
+    blocks = Blocks().double().to(memory_format=layout)
+    for tensor in blocks.state_dict().values():
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            tensor.uniform_(0.5, 1.5)
+    x = torch.randn(2, 9, 8, 8, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    weights = [x, *blocks.parameters()]
+    single = blocks(x)
+    with folded_together(blocks):
+        together = blocks(x)
+    torch.testing.assert_close(together, single)
+    upstream = torch.randn_like(single)
+    gradients = [torch.autograd.grad(output, weights, upstream) for output in (together, single)]
+    torch.testing.assert_close(*gradients)
+    # The optimizer's one kernel takes parameters and gradients that lie alike in memory.
+    with folded_together(blocks):
+        blocks(x).sum().backward()
+    for conv in (blocks.conv1, blocks.conv2, blocks.last[0]):
+        assert conv.weight.grad.stride() == conv.weight.stride()
+
+
+def test_weights_folded_together_have_the_dtype_of_autocast():
+    blocks = Blocks()
+    x = torch.randn(1, 9, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        single = blocks(x)
+        with folded_together(blocks):
+            together = blocks(x)
+    assert together.dtype == single.dtype == torch.bfloat16
+    # The same weights, rounded once each way.
+    torch.testing.assert_close(together, single)
+
+
+@pytest.mark.parametrize(
+    # Of a bottleneck three, of a basic block two; four shortcuts in ResNet, one in HRNet, and its fusions.
+    ("body", "count"),
+    [(ResNet(50), 53), (HighResolutionNet(4, (1, 1, 1, 1), num_blocks=(1, 1, 1, 1)), None)],
+    ids=["ResNet", "HRNet"],
+)
+def test_every_normalization_of_a_body_has_its_convolution(body, count):
+    norms = [m for m in body.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm2d))]
+    pairs = list(conv_norm_pairs(body))
+    assert {id(norm) for _, norm in pairs} == {id(norm) for norm in norms}
+    assert len(pairs) == len(norms) == (count or len(norms))
+    assert all(conv.out_channels == len(norm.weight) for conv, norm in pairs)
+    assert all(folded(conv, norm.eval())[0].shape == conv.weight.shape for conv, norm in pairs)

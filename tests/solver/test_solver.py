@@ -1,10 +1,15 @@
+import copy
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from fcos_core.config import cfg
 from fcos_core.errors import InputError
 from fcos_core.solver import WarmupMultiStepLR, make_lr_scheduler, make_optimizer
+from fcos_core.solver.optimizer import SGD
 
 
 def model():
@@ -84,3 +89,127 @@ def test_bad_schedules_are_refused(opts):
     config.merge_from_list(opts)
     with pytest.raises(InputError, match="SOLVER"):
         make_lr_scheduler(config, make_optimizer(config, model()))
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "lr": st.sampled_from([0.0, 0.1, 0.3]),
+        "momentum": st.sampled_from([0.0, 0.9]),
+        "weight_decay": st.sampled_from([0.0, 1e-4, 0.5]),
+        "nesterov": st.just(False),
+    }
+)
+
+
+def random_groups(options, sizes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(size, 3) for size in sizes]
+    values = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    return [{"params": [value], **option} for value, option in zip(values, options, strict=True)]
+
+
+def take_steps(optimizer, absent, seed, count=3):
+    """Steps on gradients of which the first step lacks those of the groups `absent`."""
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(count):
+        for number, group in enumerate(optimizer.param_groups):
+            (parameter,) = group["params"]
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = None if step == 0 and number in absent else gradient
+            group["lr"] *= 0.5
+        optimizer.step()
+
+
+def assert_equal_states(one, other):
+    states = one.state_dict(), other.state_dict()
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    assert states[0]["state"].keys() == states[1]["state"].keys()
+    for key, state in states[0]["state"].items():
+        pair = state["momentum_buffer"], states[1]["state"][key]["momentum_buffer"]
+        assert pair == (None, None) or torch.equal(*pair)
+    for groups in zip(one.param_groups, other.param_groups, strict=True):
+        assert torch.equal(groups[0]["params"][0], groups[1]["params"][0])
+
+
+@given(options=st.lists(OPTIONS, min_size=1, max_size=6), absent=st.sets(st.integers(0, 5)), seed=st.integers(0, 99))
+def test_steps_of_all_groups_together_are_those_of_each(options, absent, seed):
+    sizes = [1 + (seed + number) % 4 for number in range(len(options))]
+    ours = SGD(random_groups(options, sizes, seed), lr=1.0)
+    torchs = torch.optim.SGD(random_groups(options, sizes, seed), lr=1.0)
+    for optimizer in (ours, torchs):
+        take_steps(optimizer, absent, seed + 1)
+    assert_equal_states(ours, torchs)
+    # Each goes on from the other's state.
+    states = [copy.deepcopy(optimizer.state_dict()) for optimizer in (torchs, ours)]
+    for optimizer, state in zip((ours, torchs), states, strict=True):
+        optimizer.load_state_dict(state)
+        take_steps(optimizer, (), seed + 2)
+    assert_equal_states(ours, torchs)
+
+
+def test_groups_of_equal_options_take_one_step():
+    config = cfg.clone()
+    module = nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(5)])
+    optimizer = make_optimizer(config, module)
+    sum(parameter.sum() for parameter in module.parameters()).backward()
+    assert len(optimizer.param_groups) == 10
+    assert sorted(len(group["params"]) for group in optimizer._merged()) == [5, 5]
+
+
+def test_momentum_lies_in_memory_as_its_parameter_does():
+    first = nn.Conv2d(4, 4, 3)
+    optimizer = SGD(first.parameters(), lr=0.1, momentum=0.9)
+    first(torch.randn(1, 4, 8, 8)).sum().backward()
+    optimizer.step()
+    second = copy.deepcopy(first).to(memory_format=torch.channels_last)
+    resumed = SGD(second.parameters(), lr=0.1, momentum=0.9)
+    resumed.load_state_dict(optimizer.state_dict())
+    buffers = [o.state[p.weight]["momentum_buffer"] for o, p in ((optimizer, first), (resumed, second))]
+    assert torch.equal(*buffers)
+    assert buffers[1].stride() == second.weight.stride() != buffers[0].stride()
+
+
+def test_a_gradient_scaler_leaves_out_a_step_that_overflows():
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = SGD([parameter], lr=0.5, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, expected in ((float("inf"), 1.0), (1.0, 0.5)):
+        optimizer.zero_grad()
+        scaler.scale((parameter * gradient).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert parameter.tolist() == [expected] * 2
+
+
+def test_a_closure_computes_the_gradients_of_the_step():
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = SGD([parameter], lr=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = parameter.sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 2
+    assert parameter.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_one_kernel_on_a_gpu_computes_the_same():
+    # One parameter's gradient lies otherwise in memory than itself.
+    shapes, options = [(8, 4, 3, 3), (8, 4, 1, 1), (8,)], {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    values = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes]
+    found = []
+    for kind, device in ((SGD, "cuda"), (torch.optim.SGD, "cpu")):
+        parameters = [nn.Parameter(value.to(device, copy=True)) for value in values]
+        optimizer = kind([{"params": [parameter], **options} for parameter in parameters], lr=1.0)
+        for step in range(3):
+            for parameter, value in zip(parameters, values, strict=True):
+                gradient = (value * (step + 1)).to(device)
+                if step == 1 and gradient.ndim == 4:
+                    gradient = gradient.contiguous(memory_format=torch.channels_last)
+                parameter.grad = gradient
+            optimizer.step()
+        found.append([parameter.detach().cpu() for parameter in parameters])
+    torch.testing.assert_close(*found)
