@@ -6,13 +6,14 @@ It computes what the detector computes; the ways to do so are those of maskrcnn-
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from fcos_core.layers import conv_norm
+from fcos_core.layers import conv_norm, fold_together
 from fcos_core.layers.iou_loss import iou_losses
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, centerness_targets
@@ -177,12 +178,10 @@ class PlainTrainingStep:
 @contextlib.contextmanager
 def unfolded() -> Iterator[None]:
     """Within it, training folds no normalization into a convolution."""
-    folds = conv_norm.has_fixed_statistics
-    conv_norm.has_fixed_statistics = lambda norm: False
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in (conv_norm, fold_together):
+            stack.enter_context(mock.patch.object(module, "has_fixed_statistics", lambda norm: False))
         yield
-    finally:
-        conv_norm.has_fixed_statistics = folds
 
 
 def make_plain(cfg: "Config", detector: Detector) -> Detector:

@@ -196,6 +196,12 @@ _C.TEST = Config()
 # Images a batch. Batches, and so the padding of each image, are the same for any number of processes: they take
 # whole batches in turn.
 _C.TEST.IMS_PER_BATCH = 8
+# The detector of MODEL.WEIGHT is compiled before it is tested: faster, the same detections up to float32 rounding
+# (1e-4 in score). False runs it as it is in training, which is also how it is evaluated during training.
+_C.TEST.COMPILE = False
+# Of the compiled detector: "float32"; "bfloat16"; on GPUs also "tf32" (convolutions that round their inputs) and
+# "float16". docs/inference.md says what each costs and gains.
+_C.TEST.PRECISION = "float32"
 # Detections kept an image.
 _C.TEST.DETECTIONS_PER_IMG = 100
 # Iterations between evaluations on DATASETS.TEST during training; 0: none.

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fcos_core.data import make_data_loader
 from fcos_core.data.loader import BatchLoader
+from fcos_core.engine.compiler import INFERENCE_PRECISIONS, compile_for_inference
 from fcos_core.engine.inference import inference
 from fcos_core.engine.step import TrainingStep
 from fcos_core.engine.trainer import TrainingOptions, do_train
@@ -227,7 +228,7 @@ def test(
     Args:
         cfg: the whole config.
         data_loaders: as `test_data_loaders` gives them.
-        model: on MODEL.DEVICE.
+        model: on MODEL.DEVICE; run as it is, whatever TEST.COMPILE says.
         check_expected: compare metrics with TEST.EXPECTED_RESULTS.
 
     Returns:
@@ -255,6 +256,12 @@ def test(
 
 
 def _load_model(cfg: "Config") -> nn.Module:
+    precision = cfg.TEST.PRECISION
+    known = ", ".join(INFERENCE_PRECISIONS)
+    require(precision in INFERENCE_PRECISIONS, "TEST.PRECISION", precision, f"one of {known}")
+    require(
+        cfg.TEST.COMPILE or precision == "float32", "TEST.PRECISION", precision, "float32, or set TEST.COMPILE True"
+    )
     if not cfg.MODEL.WEIGHT:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
@@ -266,7 +273,7 @@ def _load_model(cfg: "Config") -> nn.Module:
             f"'{cfg.MODEL.WEIGHT}' is not of this whole detector: {len(untrained)} parameters would be random, such "
             f"as {untrained[0]}. Name a trained detector's file, with the config (NUM_CLASSES too) it was trained with."
         )
-    return model
+    return compile_for_inference(model, precision=precision) if cfg.TEST.COMPILE else model
 
 
 def _write_record(cfg: "Config") -> None:

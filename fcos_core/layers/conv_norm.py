@@ -1,34 +1,41 @@
 """A convolution and the normalization after it, as one convolution where that computes the same."""
 
-import contextlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
 
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
+from fcos_core.layers.inference_conv import InferenceConv2d
 
-# Weight and bias of convolutions whose normalization `folded_together` has folded.
-_FOLDED: ContextVar[Mapping[nn.Conv2d, tuple[Tensor, Tensor]] | None] = ContextVar("folded", default=None)
+# What `folded` gives for each convolution, where `fold_together` has taken many at once.
+FOLDS: ContextVar[Mapping[nn.Conv2d, tuple[Tensor, Tensor]] | None] = ContextVar("folds", default=None)
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """`norm(conv(x))` for x (N, C, H, W).
+def conv_norm(
+    x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """`norm(conv(x))` for x (N, C, H, W), plus `shortcut` of its shape, rectified if `relu`.
 
+    After `convert_convs`, `shortcut` is overwritten: nothing else may read it any more.
     While gradients are recorded and the statistics are fixed, the normalization goes into the convolution's weight
     and bias: it then keeps no activation for its backward pass, half of what a network keeps otherwise. Gradients
     reach its own weight and bias through the convolution's.
     """
-    if not torch.is_grad_enabled() or not has_fixed_statistics(norm):
-        return norm(conv(x))
-    folds = None if torch.compiler.is_compiling() else _FOLDED.get()
-    weight, bias = folds[conv] if folds and conv in folds else folded(conv, norm)
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if isinstance(conv, InferenceConv2d) and isinstance(norm, nn.Identity):
+        return conv(x, shortcut, relu)
+    if torch.is_grad_enabled() and has_fixed_statistics(norm):
+        folds = None if torch.compiler.is_compiling() else FOLDS.get()
+        weight, bias = folds[conv] if folds and conv in folds else folded(conv, norm)
+        out = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    else:
+        out = norm(conv(x))
+    if shortcut is not None:
+        out = out + shortcut
+    return F.relu_(out) if relu else out
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -37,30 +44,56 @@ def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     Args:
         norm: one that `has_fixed_statistics`.
     """
-    scale = norm.weight * (norm.running_var + _eps(norm)).rsqrt()
+    scale = norm.weight * (norm.running_var + epsilon(norm)).rsqrt()
     offset = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
     return conv.weight * scale[:, None, None, None], norm.bias - offset * scale
 
 
-@contextlib.contextmanager
-def folded_together(module: nn.Module) -> Iterator[None]:
-    """Within it, and while gradients are recorded, `conv_norm` finds the normalizations in `module` folded already.
-
-    One by one each takes some twenty small kernels there and back, which on a GPU is longer than its convolution;
-    here all of one filter size take as many together. `torch.compile` sees to that itself and is left alone.
-    """
-    token = _FOLDED.set(_fold_all(module))
-    try:
-        yield
-    finally:
-        _FOLDED.reset(token)
-
-
-def has_fixed_statistics(norm: nn.Module) -> bool:
+def has_fixed_statistics(norm: nn.Module | None) -> bool:
     """Whether `norm` multiplies and shifts each channel by numbers that do not depend on its input."""
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm.affine and norm.track_running_stats and not norm.training
     return isinstance(norm, FrozenBatchNorm2d)
+
+
+def epsilon(norm: nn.Module) -> float:
+    """What `norm`, one that `has_fixed_statistics`, adds to the variance."""
+    return 0.0 if isinstance(norm, FrozenBatchNorm2d) else norm.eps
+
+
+def convert_convs(model: nn.Module) -> int:
+    """Make every convolution of `model` an `InferenceConv2d`, in place.
+
+    A norm that `has_fixed_statistics` and directly follows one goes into it, and becomes an identity.
+
+    Returns:
+        How many norms there were.
+    """
+    num_folded = 0
+    for module in list(model.modules()):
+        children = [*module.named_children(), ("", None)]
+        for (name, conv), (norm_name, norm) in pairwise(children):
+            if type(conv) is not nn.Conv2d:
+                continue
+            weight, bias = conv.weight, conv.bias
+            if has_fixed_statistics(norm):
+                weight, bias = folded(conv, norm)
+                setattr(module, norm_name, nn.Identity())
+                num_folded += 1
+            setattr(module, name, InferenceConv2d(conv, weight, bias))
+    return num_folded
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution, its normalization, and whatever layers follow; `nn.Sequential`'s keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, *others = self
+        relu = bool(others) and isinstance(others[0], nn.ReLU)
+        x = conv_norm(x, conv, norm, relu=relu)
+        for layer in others[relu:]:
+            x = layer(x)
+        return x
 
 
 def conv_norm_pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
@@ -74,78 +107,3 @@ def conv_norm_pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
             norm = children.get(name.replace("conv", "bn"))
             if isinstance(child, nn.Conv2d) and norm is not child and norm is not None:
                 yield child, norm
-
-
-class ConvNorm(nn.Sequential):
-    """A convolution, its normalization, and whatever layers follow; `nn.Sequential`'s keys."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv, norm, *others = self
-        x = conv_norm(x, conv, norm)
-        for layer in others:
-            x = layer(x)
-        return x
-
-
-def _fold_all(module: nn.Module) -> dict[nn.Conv2d, tuple[Tensor, Tensor]]:
-    alike = defaultdict(list)
-    for conv, norm in conv_norm_pairs(module):
-        if has_fixed_statistics(norm) and conv.bias is None and _is_dense(conv.weight):
-            alike[conv.weight[0].numel(), _eps(norm)].append((conv, norm))
-    folds = {}
-    for (_, eps), pairs in alike.items():
-        convs, norms = zip(*pairs, strict=True)
-        folds.update(zip(convs, _fold(convs, norms, eps), strict=True))
-    return folds
-
-
-def _fold(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], eps: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `folded` gives for each pair, in the dtype that the convolutions compute in."""
-    weight, bias, mean, var = (
-        torch.cat([getattr(norm, name) for norm in norms]) for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    scale = weight * (var + eps).rsqrt()
-    device, dtype = scale.device.type, scale.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    weights = _ScaleChannels.apply(dtype, scale, *[conv.weight for conv in convs])
-    biases = (bias - mean * scale).to(dtype).split([conv.out_channels for conv in convs])
-    return zip(weights, biases, strict=True)
-
-
-class _ScaleChannels(Function):
-    """Dense weights (O_i, I_i, H_i, W_i) of one I * H * W, each output channel times its element of `scale`."""
-
-    @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, scale: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        # Of the weights the parameters themselves are kept, not their rows.
-        ctx.save_for_backward(scale, *weights)
-        return _from_rows(_rows(weights, weights).mul_(scale[:, None]).to(dtype), weights)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scale, *weights = ctx.saved_tensors
-        rows = _rows(grads, weights)
-        grad_scale = (rows * _rows(weights, weights)).sum(1) if ctx.needs_input_grad[1] else None
-        return None, grad_scale, *_from_rows(rows * scale[:, None], weights)
-
-
-def _rows(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Tensors of the weights' shapes as one matrix, a row an output channel, its elements as the weight has them."""
-    pairs = zip(tensors, weights, strict=True)
-    return torch.cat([(t if w.is_contiguous() else t.permute(0, 2, 3, 1)).flatten(1) for t, w in pairs])
-
-
-def _from_rows(rows: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What `_rows` has put together, each laid out in memory as its weight is."""
-    parts = zip(rows.split([len(weight) for weight in weights]), weights, strict=True)
-    return tuple(part.as_strided(w.shape, w.stride(), part.storage_offset()) for part, w in parts)
-
-
-def _is_dense(weight: Tensor) -> bool:
-    return weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def _eps(norm: nn.Module) -> float:
-    return 0.0 if isinstance(norm, FrozenBatchNorm2d) else norm.eps

@@ -4,14 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fcos_core.layers.conv_norm import (
-    ConvNorm,
-    conv_norm,
-    conv_norm_pairs,
-    folded,
-    folded_together,
-    has_fixed_statistics,
-)
+from fcos_core.layers.conv_norm import ConvNorm, conv_norm, conv_norm_pairs, folded, has_fixed_statistics
+from fcos_core.layers.fold_together import folded_together
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
 from fcos_core.modeling.backbone.resnet import ResNet

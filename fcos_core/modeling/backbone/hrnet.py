@@ -1,7 +1,7 @@
 """High-resolution network (HRNetV2; Sun et al. 2019, arXiv:1904.04514, sec. 3)."""
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.own_dtype import Upsample
 from fcos_core.modeling.backbone.stage import Stage
+from fcos_core.utils.streams import parallel
 
 
 def conv_bn(
@@ -34,8 +35,8 @@ class BasicBlock(nn.Module):
         self.bn2 = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        return F.relu_(conv_norm(out, self.conv2, self.bn2) + x)
+        out = conv_norm(x, self.conv1, self.bn1, relu=True)
+        return conv_norm(out, self.conv2, self.bn2, shortcut=x, relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -56,9 +57,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        x = F.relu_(conv_norm(x, self.conv2, self.bn2))
-        return F.relu_(conv_norm(x, self.conv3, self.bn3) + shortcut)
+        x = conv_norm(x, self.conv1, self.bn1, relu=True)
+        x = conv_norm(x, self.conv2, self.bn2, relu=True)
+        return conv_norm(x, self.conv3, self.bn3, shortcut=shortcut, relu=True)
 
 
 class HighResolutionModule(nn.Module):
@@ -92,13 +93,14 @@ class HighResolutionModule(nn.Module):
         return nn.Sequential(*halvings, conv_bn(channels[j], channels[i], 3, 2, norm, relu=False))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
+        features = parallel([partial(branch, x) for branch, x in zip(self.branches, features, strict=True)])
         if not self.fuse_layers:
             return features
-        return [
-            F.relu_(reduce(add, (layer(x) for layer, x in zip(layers, features, strict=True))))
-            for layers in self.fuse_layers
-        ]
+        return parallel([partial(self._fuse, layers, features) for layers in self.fuse_layers])
+
+    @staticmethod
+    def _fuse(layers: nn.ModuleList, features: Sequence[Tensor]) -> Tensor:
+        return F.relu_(reduce(add, (layer(x) for layer, x in zip(layers, features, strict=True))))
 
 
 class HighResolutionNet(nn.Module):
@@ -166,8 +168,8 @@ class HighResolutionNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) to the branches (N, width * 2^i, H / (4 * 2^i), W / (4 * 2^i))."""
-        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        x = F.relu_(conv_norm(x, self.conv2, self.bn2))
+        x = conv_norm(x, self.conv1, self.bn1, relu=True)
+        x = conv_norm(x, self.conv2, self.bn2, relu=True)
         features = [self.layer1(x)]
         for stage in (1, 2, 3):
             transition = getattr(self, f"transition{stage}")

@@ -29,7 +29,7 @@ class Stem(nn.Module):
         self.bn1 = FrozenBatchNorm2d(64)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        x = conv_norm(x, self.conv1, self.bn1, relu=True)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
@@ -60,9 +60,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        x = F.relu_(conv_norm(x, self.conv2, self.bn2))
-        return F.relu_(conv_norm(x, self.conv3, self.bn3) + shortcut)
+        x = conv_norm(x, self.conv1, self.bn1, relu=True)
+        x = conv_norm(x, self.conv2, self.bn2, relu=True)
+        return conv_norm(x, self.conv3, self.bn3, shortcut=shortcut, relu=True)
 
 
 class ResNet(nn.Module):

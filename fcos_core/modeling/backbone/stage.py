@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fcos_core.layers.conv_norm import folded_together
+from fcos_core.layers.fold_together import folded_together
 
 
 class Stage(nn.Sequential):

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fcos_core.layers.own_dtype import GroupNorm
 from fcos_core.layers.scale import Scale
+from fcos_core.utils.streams import parallel
 
 
 class FCOSHead(nn.Module):
@@ -59,15 +61,19 @@ class FCOSHead(nn.Module):
             Three lists over the levels: class logits (N, num_classes, H_l, W_l); distances (left, top, right,
             bottom) in pixels (N, 4, H_l, W_l); centerness logits (N, 1, H_l, W_l).
         """
-        logits, bbox_reg, centerness = [], [], []
-        for feature, scale in zip(features, self.scales, strict=True):
-            cls_tower = self.cls_tower(feature)
-            logits.append(self.cls_logits(cls_tower))
-            centerness.append(self.centerness(cls_tower))
-            bbox_reg.append(self._distances(self.bbox_tower(feature), scale))
-        return logits, bbox_reg, centerness
+        levels = list(zip(features, self.scales, strict=True))
+        classify = [partial(self._classify, feature) for feature, _ in levels]
+        regress = [partial(self._distances, feature, scale) for feature, scale in levels]
+        outputs = parallel(classify + regress)
+        logits, centerness = (list(level) for level in zip(*outputs[: len(levels)], strict=True))
+        return logits, outputs[len(levels) :], centerness
 
-    def _distances(self, tower: Tensor, scale: Scale) -> Tensor:
+    def _classify(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        tower = self.cls_tower(feature)
+        return self.cls_logits(tower), self.centerness(tower)
+
+    def _distances(self, feature: Tensor, scale: Scale) -> Tensor:
+        tower = self.bbox_tower(feature)
         # The exponential makes an error of their logarithm, 0.03 in bfloat16, one of 3% in the distances.
         with torch.autocast(tower.device.type, enabled=False):
             return scale(self.bbox_pred(tower.to(torch.promote_types(tower.dtype, self.bbox_pred.weight.dtype)))).exp()

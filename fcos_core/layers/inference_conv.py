@@ -1,0 +1,75 @@
+"""A convolution for inference, which adds and rectifies while it writes its output."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InferenceConv2d(nn.Conv2d):
+    """`conv` with another weight and bias, fixed, and all of a residual block's step in one kernel.
+
+    The kernels are oneDNN's and cuDNN's, by the operators that PyTorch's own compilers lower to. Where there is none
+    the same is computed step by step.
+
+    Args:
+        conv: gives stride, padding, dilation and groups.
+        weight, bias: such as `fcos_core.layers.conv_norm.folded` gives.
+    """
+
+    def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            bias=False,
+            device="meta",
+        )
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.has_cudnn_kernel = True
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
+        """The convolution of x (N, C, H, W), plus `shortcut` of the output's shape, rectified if `relu`.
+
+        `shortcut` may be overwritten, and be what is returned.
+        """
+        if _is_for_onednn(x):
+            return self._onednn(x, shortcut, relu)
+        if x.is_cuda and relu and self.has_cudnn_kernel:
+            try:
+                return self._cudnn(x, shortcut)
+            except RuntimeError as error:
+                if "unable to find an engine" not in str(error):
+                    raise
+                self.has_cudnn_kernel = False
+        out = super().forward(x)
+        if shortcut is not None:
+            out += shortcut
+        return F.relu_(out) if relu else out
+
+    def _onednn(self, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+        shape = (self.padding, self.stride, self.dilation, self.groups)
+        if shortcut is None:
+            then = "relu" if relu else "none"
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *shape, then, [], None)
+        # Into the shortcut: out of place the sum is slower than an operator of its own.
+        then = "relu" if relu else None
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            shortcut, x, self.weight, self.bias, *shape, "add", 1.0, then, [], None
+        )
+
+    def _cudnn(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        shape = (self.stride, self.padding, self.dilation, self.groups)
+        if shortcut is None:
+            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *shape)
+        return torch.cudnn_convolution_add_relu(x, self.weight, shortcut, 1.0, self.bias, *shape)
+
+
+def _is_for_onednn(x: Tensor) -> bool:
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,56 @@
+"""Independent parts of a network on CUDA streams of their own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+_forking: ContextVar[bool] = ContextVar("forking", default=False)
+_side_streams: dict[int, list[torch.cuda.Stream]] = {}
+
+
+@contextmanager
+def forked_streams(enabled: bool = True) -> Iterator[None]:
+    """Within it, on a CUDA device, `parallel` runs its tasks on streams of their own; a graph that is captured
+    there has parallel branches."""
+    token = _forking.set(enabled)
+    try:
+        yield
+    finally:
+        _forking.reset(token)
+
+
+def parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of tasks that do not depend on each other, in order.
+
+    One after another, except within `forked_streams`. There, tasks must not fork again, nor write to what
+    another one reads.
+    """
+    if not _forking.get() or len(tasks) < 2:
+        return [task() for task in tasks]
+    # The allocator reuses a block in the order of the stream that it was allocated on. That is safe here without
+    # Tensor.record_stream: `tasks` holds what they read until the join, and a side stream writes to what was freed
+    # since only after its next fork, which waits for all that was queued on the main stream till then.
+    main = torch.cuda.current_stream()
+    sides = _sides(main.device_index, len(tasks) - 1)
+    for side in sides:
+        side.wait_stream(main)
+    results = []
+    for stream, task in zip([main, *sides], tasks, strict=True):
+        with torch.cuda.stream(stream):
+            results.append(task())
+    for side in sides:
+        main.wait_stream(side)
+    return results
+
+
+def _sides(device: int, count: int) -> list[torch.cuda.Stream]:
+    """The same streams at every fork: what one fork frees, the next one can reuse."""
+    streams = _side_streams.setdefault(device, [])
+    while len(streams) < count:
+        streams.append(torch.cuda.Stream(device))
+    return streams[:count]
