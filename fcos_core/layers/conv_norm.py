@@ -89,9 +89,9 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, *others = self
-        relu = bool(others) and isinstance(others[0], nn.ReLU)
-        x = conv_norm(x, conv, norm, relu=relu)
-        for layer in others[relu:]:
+        rectified = len(others) > 0 and isinstance(others[0], nn.ReLU)
+        x = conv_norm(x, conv, norm, relu=rectified)
+        for layer in others[1:] if rectified else others:
             x = layer(x)
         return x
 

@@ -30,7 +30,7 @@ def parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
     One after another, except within `forked_streams`. There, tasks must not fork again, nor write to what
     another one reads.
     """
-    if not _forking.get() or len(tasks) < 2:
+    if torch.compiler.is_compiling() or not _forking.get() or len(tasks) < 2:
         return [task() for task in tasks]
     # The allocator reuses a block in the order of the stream that it was allocated on. That is safe here without
     # Tensor.record_stream: `tasks` holds what they read until the join, and a side stream writes to what was freed
