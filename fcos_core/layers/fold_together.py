@@ -45,7 +45,7 @@ def _fold(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], eps: float) ->
     )
     scale = weight * (var + eps).rsqrt()
     device, dtype = scale.device.type, scale.dtype
-    if torch.is_autocast_enabled(device):
+    if not scale.is_meta and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     weights = _ScaleChannels.apply(dtype, scale, *[conv.weight for conv in convs])
     biases = (bias - mean * scale).to(dtype).split([conv.out_channels for conv in convs])
