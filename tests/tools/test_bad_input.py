@@ -54,6 +54,18 @@ def test_bad_keys_and_values(workspace, words, parts):
     assert not list(workspace.folder.glob("out/*.pth"))
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["TEST.PRECISION", "fp16", "TEST.COMPILE", "True"], ["TEST.PRECISION is 'fp16'", "bfloat16"]),
+        (["TEST.PRECISION", "bfloat16"], ["TEST.PRECISION is 'bfloat16'", "set TEST.COMPILE True"]),
+    ],
+    ids=["unknown", "not compiled"],
+)
+def test_bad_keys_of_testing(workspace, words, parts):
+    assert_sentence(workspace.run("test_net.py", *words, "MODEL.WEIGHT", "not_looked_at.pth"), *parts)
+
+
 def without(key):
     return lambda dataset: dataset.pop(key)
 

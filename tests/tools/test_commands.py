@@ -70,6 +70,18 @@ def test_the_file_that_is_named_is_tested_not_the_last_checkpoint(trained, tmp_p
     assert results["bbox"]["AP"] == 0 and results["AP per class"] == {"cat": 0, "dog": 0}
 
 
+def test_a_compiled_detector_has_the_same_results(trained, tmp_path):
+    words = ("MODEL.WEIGHT", str(trained.out / "model_final.pth"), "OUTPUT_DIR", str(tmp_path))
+    result = trained.run("test_net.py", *words, "TEST.COMPILE", "True")
+    assert result.returncode == 0, result.stderr
+    assert "Compiled for inference on cpu in torch.float32" in result.stdout
+    found, plain = (
+        json.loads((folder / "inference" / "tiny" / "coco_results.json").read_text())["bbox"]
+        for folder in (tmp_path, trained.out)
+    )
+    assert found == pytest.approx(plain, abs=1e-6)
+
+
 def test_expected_results_are_checked(trained, tmp_path):
     words = ("MODEL.WEIGHT", str(trained.out / "model_final.pth"), "OUTPUT_DIR", str(tmp_path))
     result = trained.run("test_net.py", *words, "TEST.EXPECTED_RESULTS", '[["bbox", "AP", 0.9, 0.01]]')
