@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcos_core.layers.iou_loss import iou_losses
+from fcos_core.layers.own_dtype import without_autocast
 from fcos_core.layers.sigmoid_focal_loss import SigmoidFocalLoss
 from fcos_core.modeling.fcos.targets import assign_targets, centerness_targets
 from fcos_core.structures.bounding_box import BoxList
@@ -46,7 +47,7 @@ class FCOSLoss:
             batch_targets: those of all images that this process adds gradients of before a step, where
                 `targets` are only a part of them; losses of the parts then sum up to those of the whole.
         """
-        with torch.autocast(locations[0].device.type, enabled=False):
+        with without_autocast(locations[0]):
             return self._losses(locations, logits, bbox_reg, centerness, targets, batch_targets)
 
     def _losses(

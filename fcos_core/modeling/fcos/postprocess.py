@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fcos_core.layers import nms  # noqa: F401  registers torch.ops.fcos_core.nms_mask
+from fcos_core.layers.nms import nms_mask
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.streams import parallel
 
@@ -218,5 +218,4 @@ def _suppress(
     slot = torch.arange(labels.numel(), device=labels.device).view_as(labels)
     # An empty slot is a group of its own: it suppresses nothing, and costs nothing.
     groups = torch.where(valid, image * (classes + 1) + labels, -1 - slot)
-    keep = torch.ops.fcos_core.nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), iou_threshold)
-    return keep.view_as(valid)
+    return nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), iou_threshold).view_as(valid)
