@@ -12,7 +12,10 @@ from types import TracebackType
 from fcos_core.utils import comm
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A longer wait would notice the end of the training, or a new limit, too late.
 _POLL_SECONDS = 0.5
+# Processes that wait for the same answer give up within this; the launcher ends them as soon as one has left.
+_OTHERS_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -80,20 +83,23 @@ class Guard:
 
     def _watch(self) -> None:
         while not self._done.is_set():
-            if select.select([self._ear], [], [], _POLL_SECONDS)[0]:
+            rest = max(0.0, self._limit - time.monotonic())
+            if select.select([self._ear], [], [], min(rest, _POLL_SECONDS))[0]:
                 for number in self._ear.recv(64):
                     if number in SIGNALS:
                         self._leave(f"Received {signal.Signals(number).name}", 128 + number)
-            elif time.monotonic() > self._limit:
-                self._leave(f"No answer for {self._timeout:g} s (DISTRIBUTED.TIMEOUT)", 1)
+            elif time.monotonic() >= self._limit:
+                reason = f"No answer for {self._timeout:g} s (DISTRIBUTED.TIMEOUT)"
+                self._leave(reason, 1, linger=_OTHERS_SECONDS if comm.get_world_size() > 1 else 0)
 
-    def _leave(self, reason: str, status: int) -> None:
+    def _leave(self, reason: str, status: int, linger: float = 0) -> None:
         where = str(self)
         try:
             saved = self._save()
         except Exception as error:  # the process ends in any case, and says why nothing was saved
             saved = f"nothing could be saved: {error}"
         logger.warning("%s: %s; %s. Leaving.", reason, where, saved)
+        time.sleep(linger)
         comm.leave(status)
 
 

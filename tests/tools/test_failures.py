@@ -5,11 +5,11 @@ import re
 import resource
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import descendants, is_running, kill_all, wait_for, worker
 
 # The issue's limit for one failure to end every process.
 SECONDS = 60
@@ -26,11 +26,12 @@ class Training:
 
     def wait_for_iterations(self, count):
         metrics = self.folder / "metrics.jsonl"
-        end = time.monotonic() + SECONDS
-        while not metrics.exists() or metrics.read_text().count("\n") < count:
+
+        def done():
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < end, "training did not begin"
-            time.sleep(0.02)
+            return metrics.exists() and metrics.read_text().count("\n") >= count
+
+        wait_for(done)
 
     def ends(self):
         """What is printed until the end, (stdout, stderr), which must come in time and be a failure."""
@@ -54,37 +55,15 @@ def start(workspace):
 
     yield begin
     for training in trainings:
-        for pid in descendants(training.process.pid):
-            os.kill(pid, signal.SIGKILL)
+        kill_all(training.process.pid)
         training.process.kill()
         training.process.communicate()
-
-
-def descendants(pid):
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == pid:
-            found += [int(path.name), *descendants(int(path.name))]
-    return found
-
-
-def rank_of(pid):
-    match = re.search(rb"\0RANK=(\d+)\0", b"\0" + Path(f"/proc/{pid}/environ").read_bytes())
-    return int(match[1]) if match else None
-
-
-def worker(training, rank):
-    return next(pid for pid in descendants(training.process.pid) if rank_of(pid) == rank)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_ends_the_other(start, rank):
     training = start(TWO_PROCESSES)
-    os.kill(worker(training, rank), signal.SIGKILL)
+    os.kill(worker(training.process.pid, rank), signal.SIGKILL)
     _, error = training.ends()
     assert re.search(rf"exitcode\s*: -9.*rank\s*: {rank}|rank\s*: {rank}.*exitcode\s*: -9", error, re.DOTALL)
     if rank == 1:
@@ -107,7 +86,7 @@ def test_a_process_that_runs_out_of_memory_is_named(start):
     sizes = ("INPUT.MIN_SIZE_RANGE_TRAIN", "(64, 1200)", "INPUT.MAX_SIZE_TRAIN", "1400")
     # oneDNN's channels-last convolutions crash where they are refused memory; the launcher then names the signal.
     training = start(TWO_PROCESSES, *sizes, "SOLVER.CHANNELS_LAST", "False")
-    pid = worker(training, rank=1)
+    pid = worker(training.process.pid, rank=1)
     in_use = next(
         int(line.split()[1]) * 1024
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -135,13 +114,10 @@ def test_a_reader_that_is_killed_is_named(start):
 def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(start):
     three = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3")
     training = start(three, "SOLVER.IMS_PER_BATCH", "3", "DISTRIBUTED.TIMEOUT", "5")
-    stopped = worker(training, rank=1)
+    stopped = worker(training.process.pid, rank=1)
     os.kill(stopped, signal.SIGSTOP)
-    others = [worker(training, rank) for rank in (0, 2)]
-    end = time.monotonic() + SECONDS
-    while any(Path(f"/proc/{pid}").exists() for pid in others):
-        assert time.monotonic() < end, "the others wait for it still"
-        time.sleep(0.1)
+    others = [worker(training.process.pid, rank) for rank in (0, 2)]
+    wait_for(lambda: not any(is_running(pid) for pid in others), SECONDS)
     # The launcher would ask the stopped process to leave for half a minute before it kills it.
     os.kill(stopped, signal.SIGCONT)
     output, error = training.ends()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import is_running, wait_for, worker
 
 from fcos_core.utils.metrics import read_metrics
 
@@ -39,13 +40,6 @@ def assert_same_state(folder, other):
         assert all(torch.equal(value, two[part][key]) for key, value in one[part].items())
 
 
-def wait_for(holds, seconds=60):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 def iterations(folder):
     path = Path(folder) / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
@@ -53,16 +47,16 @@ def iterations(folder):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, tiny_config, make_workspace):
-    """A training of 12 iterations that nothing interrupts; its folder is not to be changed."""
+    """A training of 40 iterations that nothing interrupts; its folder is not to be changed."""
     made = make_workspace(tmp_path_factory.mktemp("reference"), tiny_config)
-    result = made.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "12")
+    result = made.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40")
     assert result.returncode == 0, result.stderr
     return made
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(reference, tmp_path, number):
-    words = (*WORDS, "SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "1000", "OUTPUT_DIR", str(tmp_path))
+    words = (*WORDS, "SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "1000", "OUTPUT_DIR", str(tmp_path))
     training = reference.start("train_net.py", *words)
     wait_for(lambda: iterations(tmp_path) >= 2)
     training.send_signal(number)
@@ -83,28 +77,16 @@ def test_a_damaged_checkpoint_costs_no_more_than_itself(reference, tmp_path):
     shutil.copytree(reference.out, tmp_path / "out")
     last = tmp_path / "out" / (tmp_path / "out" / "last_checkpoint").read_text()
     os.truncate(last, last.stat().st_size // 2)
-    result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "12", "OUTPUT_DIR", str(tmp_path / "out"))
+    result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40", "OUTPUT_DIR", str(tmp_path / "out"))
     assert result.returncode == 0, result.stderr
     assert "is damaged" in result.stdout and "Going on from an earlier checkpoint" in result.stdout
     assert_same_state(tmp_path / "out", reference.out)
 
 
-def worker(launcher, rank):
-    """Process id of the worker of this rank."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == launcher.pid and f"\0RANK={rank}\0".encode() in b"\0" + (path / "environ").read_bytes():
-                return int(path.name)
-        except (OSError, IndexError):
-            continue
-    raise AssertionError(f"no worker of rank {rank}")
-
-
 @pytest.fixture(scope="module")
 def pair(reference):
     """Two processes that nothing interrupts, and their words."""
-    words = (*WORDS, "SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "4", "MODEL.SYNCBN", "True")
+    words = (*WORDS, "SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "4", "MODEL.SYNCBN", "True")
     folder = reference.folder / "pair"
     result = reference.run("train_net.py", *words, "OUTPUT_DIR", str(folder), launcher=TWO_PROCESSES)
     assert result.returncode == 0, result.stderr
@@ -116,7 +98,7 @@ def test_a_job_whose_worker_is_killed_goes_on_by_itself(reference, pair, tmp_pat
     launcher = (*TWO_PROCESSES, "--max-restarts=2")
     training = reference.start("train_net.py", *words, "OUTPUT_DIR", str(tmp_path), launcher=launcher)
     wait_for(lambda: iterations(tmp_path) >= 2)
-    os.kill(worker(training, rank=1), signal.SIGKILL)
+    os.kill(worker(training.pid, rank=1), signal.SIGKILL)
     _, error = training.communicate(timeout=120)
     assert training.returncode == 0, error
     assert (tmp_path / "log.txt").read_text().count("Start training") == 2
@@ -129,11 +111,11 @@ def test_a_launcher_that_is_told_to_leave_takes_everyone_along(reference, pair, 
     words = (*words, "OUTPUT_DIR", str(tmp_path))
     training = reference.start("train_net.py", *words, launcher=TWO_PROCESSES)
     wait_for(lambda: iterations(tmp_path) >= 2)
-    workers = [worker(training, rank) for rank in (0, 1)]
+    workers = [worker(training.pid, rank) for rank in (0, 1)]
     training.send_signal(signal.SIGTERM)
     training.communicate(timeout=30)
     assert training.returncode != 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert not any(is_running(pid) for pid in workers)
     assert (tmp_path / "last_checkpoint").exists()
     assert reference.run("train_net.py", *words, launcher=TWO_PROCESSES).returncode == 0
     assert rows(tmp_path) == rows(folder)
