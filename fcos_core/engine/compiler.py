@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fcos_core.errors import InputError, require
 from fcos_core.layers.conv_norm import convert_convs
+from fcos_core.layers.kernel_choice import measured_kernels
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.postprocess import last_pixels, to_box_lists
@@ -40,7 +41,7 @@ def compile_for_inference(
 
     Norms with fixed statistics go into the convolutions before them, weights and activations are channels-last and of
     the chosen precision. On a CPU, oneDNN adds and rectifies in its convolutions. On a GPU everything from the padded
-    batch to the detections is a CUDA graph, captured when a batch of a shape first comes. Group normalization sees
+    batch to the detections is a CUDA graph, captured when a second batch of a shape comes. Group normalization sees
     the padding, so shapes cannot be rounded up without changing results: a graph serves one padded batch shape.
 
     Args:
@@ -63,7 +64,7 @@ def compile_for_inference(
     detector = _prepared(model, device, INFERENCE_PRECISIONS[precision])
     if device.type != "cuda":
         return CompiledDetector(detector)
-    capture = partial(_Graph, _Network(detector), precision, parallel, _Memory(device))
+    capture = partial(_FixedShape, _Network(detector), precision, parallel, _Memory(device))
     return CompiledDetector(detector, lru_cache(max_graphs)(capture))
 
 
@@ -153,37 +154,55 @@ class _Memory:
             self.stream = torch.cuda.Stream()
 
 
-class _Graph:
-    """The network captured for one shape of batches."""
+class _FixedShape:
+    """The network for batches of one shape: run as it is for the first of them, and captured for the next.
+
+    A capture takes as long as many runs, which a shape that comes once would not earn. The first run also loads
+    kernels, and lets cuDNN and `use_fused` choose among them, which a capture cannot.
+    """
 
     def __init__(
         self, network: _Network, precision: str, parallel: bool, memory: _Memory, shape: tuple[int, ...]
     ) -> None:
-        start = time.perf_counter()
-        self.device = memory.stream.device
-        dtype = INFERENCE_PRECISIONS[precision]
-        self.images = torch.zeros(shape, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
-        self.limits = torch.zeros(shape[0], 4, device=self.device)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), _tf32(precision != "float32"), torch.autocast("cuda", enabled=False):
-            # The first run loads kernels and lets cuDNN choose among its own, which a capture cannot.
-            memory.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(memory.stream):
-                network(self.images, self.limits)
-            # Other threads, such as one that pins batches, may go on calling CUDA meanwhile.
-            with (
-                torch.cuda.graph(self.graph, memory.pool, memory.stream, capture_error_mode="thread_local"),
-                forked_streams(parallel),
-            ):
-                self.rows = network(self.images, self.limits)
-        logger.info("Captured batches of %s in %.1f s.", "x".join(map(str, shape)), time.perf_counter() - start)
+        self.network, self.precision, self.parallel = network, precision, parallel
+        self.memory, self.shape = memory, shape
+        self.device, self.dtype = memory.stream.device, INFERENCE_PRECISIONS[precision]
+        self.is_known = False
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: ImageList) -> Tensor:
+        limits = last_pixels(images.image_sizes)
         with torch.cuda.device(self.device):
-            self.images.copy_(images.tensors.to(self.device, non_blocking=True))
-            self.limits.copy_(last_pixels(images.image_sizes), non_blocking=True)
+            batch = images.tensors.to(self.device, non_blocking=True)
+            if not self.is_known:
+                rows = self._run(batch.to(self.dtype, memory_format=torch.channels_last), limits.to(self.device))
+                self.is_known = True
+                return rows
+            if self.graph is None:
+                self._capture()
+            self.images.copy_(batch)
+            self.limits.copy_(limits, non_blocking=True)
             self.graph.replay()
         return self.rows
+
+    def _run(self, images: Tensor, limits: Tensor) -> Tensor:
+        precise = torch.autocast("cuda", enabled=False)
+        with precise, _tf32(self.precision != "float32"), measured_kernels(self.precision):
+            return self.network(images, limits)
+
+    def _capture(self) -> None:
+        start = time.perf_counter()
+        images = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        self.images = images.to(memory_format=torch.channels_last)
+        self.limits = torch.zeros(self.shape[0], 4, device=self.device)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as one that pins batches, may go on calling CUDA meanwhile.
+        mode = {"capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, self.memory.pool, self.memory.stream, **mode), forked_streams(self.parallel):
+            self.rows = self._run(self.images, self.limits)
+        self.graph = graph
+        shape = "x".join(map(str, self.shape))
+        logger.info("Captured batches of %s in %.1f s.", shape, time.perf_counter() - start)
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """A convolution for inference, which adds and rectifies while it writes its output."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fcos_core.layers.kernel_choice import use_fused
 
 
 class InferenceConv2d(nn.Conv2d):
     """`conv` with another weight and bias, fixed, and all of a residual block's step in one kernel.
 
-    The kernels are oneDNN's and cuDNN's, by the operators that PyTorch's own compilers lower to. Where there is none
-    the same is computed step by step.
+    The kernels are oneDNN's and cuDNN's, by the operators that PyTorch's own compilers lower to; cuDNN's only within
+    `measured_kernels`. Where there is none the same is computed step by step.
 
     Args:
         conv: gives stride, padding, dilation and groups.
@@ -30,7 +34,6 @@ class InferenceConv2d(nn.Conv2d):
         )
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.has_cudnn_kernel = True
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
         """The convolution of x (N, C, H, W), plus `shortcut` of the output's shape, rectified if `relu`.
@@ -39,13 +42,16 @@ class InferenceConv2d(nn.Conv2d):
         """
         if _is_for_onednn(x):
             return self._onednn(x, shortcut, relu)
-        if x.is_cuda and relu and self.has_cudnn_kernel:
-            try:
-                return self._cudnn(x, shortcut)
-            except RuntimeError as error:
-                if "unable to find an engine" not in str(error):
-                    raise
-                self.has_cudnn_kernel = False
+        separate = partial(self._separate, x, shortcut, relu)
+        if x.is_cuda and relu:
+            shape = (self.weight.shape, self.stride, self.padding, self.dilation, self.groups)
+            key = (x.device, x.dtype, x.shape, *shape, self.bias is None, shortcut is None)
+            fused = partial(self._cudnn, x, shortcut)
+            if use_fused(key, fused, separate):
+                return fused()
+        return separate()
+
+    def _separate(self, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
         out = super().forward(x)
         if shortcut is not None:
             out += shortcut
