@@ -10,6 +10,13 @@ TORCH_LIBRARY(fcos_core, m) {
       "assign_targets(Tensor locations, Tensor ranges, Tensor boxes, Tensor labels, Tensor offsets) -> (Tensor, "
       "Tensor)"
   );
+  m.def(
+      "group_norm_relu(Tensor x, Tensor weight, Tensor bias, int groups, float epsilon) -> (Tensor, Tensor, Tensor)"
+  );
+  m.def(
+      "group_norm_relu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd) -> "
+      "(Tensor, Tensor, Tensor)"
+  );
   m.def("sigmoid_focal_loss(Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor");
   m.def(
       "sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> "

@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "sigmoid_focal_loss.h"
+#include "vector_cuda.h"
 
 namespace fcos_core {
 namespace {
@@ -23,19 +24,6 @@ constexpr int64_t kMaxBlocks = 65536; // beyond this the grid-stride loop takes 
 
 unsigned int blocks_for(int64_t elements) {
   return static_cast<unsigned int>(std::min((elements + kThreads - 1) / kThreads, kMaxBlocks));
-}
-
-// What one thread loads and stores at once: 16 bytes.
-template <typename scalar_t>
-struct alignas(16) Vector {
-  static constexpr int kSize = 16 / sizeof(scalar_t);
-  scalar_t value[kSize];
-};
-
-// `tensor` contiguous and beginning where a Vector may.
-at::Tensor aligned(const at::Tensor& tensor) {
-  const at::Tensor dense = tensor.contiguous();
-  return reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0 ? dense : dense.clone();
 }
 
 template <typename scalar_t, typename math_t>

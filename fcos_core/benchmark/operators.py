@@ -17,6 +17,8 @@ from fcos_core.benchmark.report import Row, Table, milliseconds, speedup
 from fcos_core.benchmark.settings import Settings
 from fcos_core.benchmark.timing import Timing, cuda_seconds, interleave
 from fcos_core.layers import SigmoidFocalLoss
+from fcos_core.layers.group_norm_relu import group_norm_relu
+from fcos_core.layers.own_dtype import GroupNorm
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, assign_targets
 from fcos_core.structures.bounding_box import BoxList
@@ -25,6 +27,7 @@ NUM_CLASSES = 80
 GAMMA, ALPHA = 2.0, 0.25
 NMS_CANDIDATES, NMS_THRESHOLD = 5000, 0.6
 TARGET_BOXES = 300
+HEAD_CHANNELS = 256
 # Inputs are taken in turn from several sets that together outgrow the caches, as those of a training do.
 _CACHE_BYTES = 256 * 2**20
 _COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
@@ -35,9 +38,10 @@ Calls = dict[str, Callable[[], Any]]
 
 
 def operators(settings: Settings) -> list[Table]:
-    """Focal loss, NMS and target assignment."""
+    """Focal loss, NMS, target assignment, and the head's normalization where it has an operator: on CUDA."""
     copy = copy_bandwidth(settings)
-    return [*focal_loss(settings, copy), nms(settings), targets(settings)]
+    tables = [*focal_loss(settings, copy), nms(settings), targets(settings)]
+    return [*tables, group_norm(settings, copy)] if settings.device.type == "cuda" else tables
 
 
 def copy_bandwidth(settings: Settings) -> float:
@@ -59,15 +63,7 @@ def focal_loss(settings: Settings, copy: float) -> list[Table]:
 def _focal_loss(settings: Settings, copy: float, rows: int, dtype: torch.dtype) -> Table:
     timings = _time(focal_loss_calls(rows, dtype, settings.device), settings)
     # Each logit has to be read once and its gradient written once.
-    least_bytes = 2 * rows * NUM_CLASSES * dtype.itemsize
-    table = [
-        {
-            **row,
-            "GB/s": least_bytes / timings[row["contender"]].median / 1e9,
-            "% of copy": 100 * least_bytes / timings[row["contender"]].median / copy,
-        }
-        for row in _rows(timings, "torchvision")
-    ]
+    table = _rows(timings, "torchvision", 2 * rows * NUM_CLASSES * dtype.itemsize, copy)
     note = (
         f"Sum over {rows:,} locations x {NUM_CLASSES} classes, forward and backward. GB/s counts each logit read and "
         f"each gradient written once, whatever a contender moves; a copy runs at {copy / 1e9:,.0f} GB/s."
@@ -178,6 +174,38 @@ def our_targets(locations: Sequence[Tensor], boxes: Sequence[BoxList]) -> tuple[
     return assign_targets(locations, DEFAULT_RANGES[6], boxes)
 
 
+def group_norm(settings: Settings, copy: float) -> Table:
+    """Group normalization and rectifier on the head's largest map, in bfloat16."""
+    shape = (settings.batch, HEAD_CHANNELS, math.ceil(settings.height / 8), math.ceil(settings.width / 8))
+    timings = _time(group_norm_calls(shape, torch.bfloat16, settings.device), settings)
+    # x is read and y written, then x and the gradient of y are read and that of x written.
+    rows = _rows(timings, "PyTorch", 5 * math.prod(shape) * 2, copy)
+    note = (
+        f"{'x'.join(map(str, shape))}, channels-last, forward and backward. GB/s counts five maps read or written, "
+        f"whatever a contender moves; a copy runs at {copy / 1e9:,.0f} GB/s."
+    )
+    return Table("GroupNorm and ReLU, bfloat16", note, rows)
+
+
+def group_norm_calls(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Calls:
+    """Contenders that set the gradients of a map (N, C, H, W), weight and bias, and return the output."""
+    torch.manual_seed(SEED)
+    norm = GroupNorm(32, shape[1]).to(device)
+    sets = max(math.ceil(_CACHE_BYTES / (math.prod(shape) * dtype.itemsize)), 2)
+    maps = [torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last) for _ in range(sets)]
+    grad = torch.ones_like(maps[0])
+
+    def forward_backward(layer: Callable[[Tensor], Tensor], inputs: Iterator[Tensor]) -> Tensor:
+        x = next(inputs).requires_grad_()
+        x.grad = None
+        y = layer(x)
+        y.backward(grad)
+        return y.detach()
+
+    layers = {"PyTorch": lambda x: F.relu_(norm(x)), "ours": lambda x: group_norm_relu(x, norm)}
+    return {name: partial(forward_backward, layer, itertools.cycle(maps)) for name, layer in layers.items()}
+
+
 def _locations(height: int, width: int, strides: Sequence[int], device: torch.device) -> list[Tensor]:
     sizes = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in strides]
     return compute_locations([torch.empty(1, 0, *size, device=device) for size in sizes], strides)
@@ -190,8 +218,15 @@ def _time(calls: Calls, settings: Settings) -> dict[str, Timing]:
     return interleave(calls, settings.device, settings.rounds, settings.warmup, least, measure)
 
 
-def _rows(timings: Mapping[str, Timing], baseline: str) -> list[Row]:
-    return [
-        {"contender": name, **milliseconds(timing), f"x {baseline}": speedup(timings, name, [baseline])}
-        for name, timing in timings.items()
-    ]
+def _rows(
+    timings: Mapping[str, Timing], baseline: str, least_bytes: int | None = None, copy: float | None = None
+) -> list[Row]:
+    """With the bytes that have to be moved also their rate, in itself and beside that of a copy."""
+    rows: list[Row] = []
+    for name, timing in timings.items():
+        row = {"contender": name, **milliseconds(timing), f"x {baseline}": speedup(timings, name, [baseline])}
+        if least_bytes is not None:
+            rate = least_bytes / timing.median
+            row |= {"GB/s": rate / 1e9, "% of copy": 100 * rate / copy}
+        rows.append(row)
+    return rows

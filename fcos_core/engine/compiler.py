@@ -73,11 +73,13 @@ def _prepared(model: Detector, device: torch.device, dtype: torch.dtype) -> Dete
     detector = copy.deepcopy(model).to(device).double().eval().requires_grad_(False)
     detector.zero_grad(set_to_none=True)
     num_folded = convert_convs(detector)
-    # What makes the logarithms of distances: rounded to a half type, distances would be off by percents.
-    distances = nn.ModuleList([detector.rpn.head.bbox_pred, detector.rpn.head.scales])
-    unrounded = distances.state_dict()
+    # What makes the logarithms of distances: rounded to a half type, distances would be off by percents. And what
+    # scales the normalized, as in training.
+    norms = [module for module in detector.modules() if isinstance(module, nn.GroupNorm)]
+    precise = nn.ModuleList([detector.rpn.head.bbox_pred, detector.rpn.head.scales, *norms])
+    unrounded = precise.state_dict()
     detector.to(dtype=dtype, memory_format=torch.channels_last)
-    distances.to(torch.float32).load_state_dict(unrounded)
+    precise.to(torch.float32).load_state_dict(unrounded)
     logger.info("Compiled for inference on %s in %s: %d norms folded.", device, dtype, num_folded)
     return detector
 

@@ -2,7 +2,7 @@
 
 After this import `torch.ops.fcos_core` holds the operators of `_DEFINITIONS`, compiled or not. Each has a shape
 function, for torch.compile and torch.export, and its pure PyTorch definition as the kernel of every device that has
-no compiled one. The focal losses have their gradients registered with autograd.
+no compiled one. The focal losses and the normalization have their gradients registered with autograd.
 """
 
 import functools
@@ -25,6 +25,14 @@ _DEFINITIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "assign_targets": (
         "(Tensor locations, Tensor ranges, Tensor boxes, Tensor labels, Tensor offsets) -> (Tensor, Tensor)",
         _reference.assign_targets_reference,
+    ),
+    "group_norm_relu": (
+        "(Tensor x, Tensor weight, Tensor bias, int groups, float epsilon) -> (Tensor, Tensor, Tensor)",
+        _reference.group_norm_relu_reference,
+    ),
+    "group_norm_relu_backward": (
+        "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd) -> (Tensor, Tensor, Tensor)",
+        _reference.group_norm_relu_backward_reference,
     ),
     "sigmoid_focal_loss": (
         "(Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor",
@@ -66,11 +74,18 @@ def _warn_no_kernel(device_type: str) -> None:
     )
 
 
+@functools.cache
+def has_kernel(name: str, dispatch_key: str) -> bool:
+    """Whether the operator was compiled for "CPU" or "CUDA"."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fcos_core::{name}", dispatch_key)
+
+
 def _serve_other_devices(name: str, definition: Callable[..., Any]) -> None:
     """Make `definition` the kernel of `name` on devices without a compiled one."""
 
     def kernel(*args: Any) -> Any:
-        if COMPILED:
+        # What has no kernel for the CPU is not used there: PyTorch's own is as fast.
+        if COMPILED and args[0].device.type != "cpu":
             _warn_no_kernel(args[0].device.type)
         return definition(*args)
 
@@ -92,6 +107,22 @@ def _assign_targets_shape(
 ) -> tuple[Tensor, Tensor]:
     images, places = offsets.size(0) - 1, locations.size(0)
     return labels.new_empty(images, places), boxes.new_empty(images, places, 4)
+
+
+@torch.library.register_fake("fcos_core::group_norm_relu")
+def _group_norm_relu_shape(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    return y, weight.new_empty(x.size(0), groups), weight.new_empty(x.size(0), groups)
+
+
+@torch.library.register_fake("fcos_core::group_norm_relu_backward")
+def _group_norm_relu_backward_shape(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    gradient = torch.empty_like(x, memory_format=torch.channels_last)
+    return gradient, torch.empty_like(weight), torch.empty_like(bias)
 
 
 @torch.library.register_fake("fcos_core::sigmoid_focal_loss")
@@ -121,16 +152,16 @@ def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], ou
     ctx.save_for_backward(logits, targets)
 
 
-def _refuse_second_derivative() -> None:
+def _refuse_second_derivative(name: str) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "sigmoid_focal_loss can be differentiated once; create_graph=True asks for a second derivative. "
-            "sigmoid_focal_loss_reference has one."
+            f"{name} can be differentiated once; create_graph=True asks for a second derivative. "
+            f"{name}_reference has one."
         )
 
 
 def _focal_loss_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    _refuse_second_derivative()
+    _refuse_second_derivative("sigmoid_focal_loss")
     logits, targets = ctx.saved_tensors
     gradient = torch.ops.fcos_core.sigmoid_focal_loss_backward(grad, logits, targets, ctx.gamma, ctx.alpha)
     return gradient, None, None, None
@@ -147,7 +178,7 @@ def _save_for_sum_backward(
 
 
 def _focal_loss_sum_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None, None, None]:
-    _refuse_second_derivative()
+    _refuse_second_derivative("sigmoid_focal_loss")
     if not ctx.with_grad:
         logits, targets, scale = ctx.saved_tensors
         operator = torch.ops.fcos_core.sigmoid_focal_loss_sum
@@ -162,6 +193,23 @@ def _focal_loss_sum_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, No
     return gradient, None, None, None, None, None
 
 
+def _save_for_group_norm_backward(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int, float], output: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    x, weight, bias, *_ = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(x, weight, bias, mean, rstd)
+
+
+def _group_norm_relu_gradient(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    _refuse_second_derivative("group_norm_relu")
+    return *torch.ops.fcos_core.group_norm_relu_backward(grad, *ctx.saved_tensors), None, None
+
+
+torch.library.register_autograd(
+    "fcos_core::group_norm_relu", _group_norm_relu_gradient, setup_context=_save_for_group_norm_backward
+)
 torch.library.register_autograd("fcos_core::sigmoid_focal_loss", _focal_loss_gradient, setup_context=_save_for_backward)
 torch.library.register_autograd(
     "fcos_core::sigmoid_focal_loss_sum", _focal_loss_sum_gradient, setup_context=_save_for_sum_backward

@@ -300,3 +300,69 @@ def _assign_locations(locations: Tensor, ranges: Tensor, boxes: Tensor, labels: 
     background = least_area == torch.inf
     distances = distances.gather(1, index[:, None, None].expand(-1, 1, 4)).squeeze(1)
     return labels[index].masked_fill(background, 0), distances.masked_fill(background[:, None], 0)
+
+
+def _check_group_norm_relu_inputs(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> None:
+    if x.dim() != 4 or not x.is_floating_point():
+        raise RuntimeError(
+            f"group_norm_relu: x must be floating point of shape (N, C, H, W), it is {x.dtype} of {list(x.shape)}."
+        )
+    if groups < 1 or x.size(1) % groups:
+        raise RuntimeError(f"group_norm_relu: groups must divide the {x.size(1)} channels, they are {groups}.")
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    for parameter in (weight, bias):
+        if parameter.shape != x.shape[1:2] or parameter.dtype != dtype or parameter.device != x.device:
+            raise RuntimeError(
+                f"group_norm_relu: weight and bias must be {dtype} of shape ({x.size(1)},) on {x.device}, one is "
+                f"{parameter.dtype} of {list(parameter.shape)} on {parameter.device}."
+            )
+
+
+def _of_channels(values: Tensor, x: Tensor) -> Tensor:
+    """(N, groups) to what multiplies the channels of x, (N, C, 1, 1)."""
+    return values.repeat_interleave(x.size(1) // values.size(1), dim=1)[:, :, None, None]
+
+
+def group_norm_relu_reference(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`relu(group_norm(x))` (Wu and He 2018, arXiv:1803.08494, sec. 3).
+
+    Args:
+        x: (N, C, H, W) floating point; half types are computed in float32.
+        weight, bias: (C,) of x's dtype, float32 for half types.
+        groups: number of groups, divides C.
+        epsilon: added to the variance.
+
+    Returns:
+        y of x's shape and dtype, channels-last; mean and 1 / standard deviation (N, groups) of weight's dtype.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is not as above.
+    """
+    _check_group_norm_relu_inputs(x, weight, bias, groups)
+    values = x.to(weight.dtype)
+    variance, mean = torch.var_mean(values.unflatten(1, (groups, -1)), dim=(2, 3, 4), correction=0)
+    rstd = (variance + epsilon).rsqrt()
+    normalized = (values - _of_channels(mean, x)) * _of_channels(rstd, x)
+    y = torch.relu(normalized * weight[:, None, None] + bias[:, None, None])
+    return y.to(x.dtype).contiguous(memory_format=torch.channels_last), mean, rstd
+
+
+def group_norm_relu_backward_reference(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias for `grad`, that of y, as `group_norm_relu_reference` gives the others."""
+    groups = mean.size(1)
+    _check_group_norm_relu_inputs(x, weight, bias, groups)
+    normalized = (x.to(weight.dtype) - _of_channels(mean, x)) * _of_channels(rstd, x)
+    passes = ~(normalized * weight[:, None, None] + bias[:, None, None] <= 0)
+    grad = torch.where(passes, grad.to(weight.dtype), 0)
+    weighted = grad * weight[:, None, None]
+    means, products = (
+        _of_channels(values.unflatten(1, (groups, -1)).mean(dim=(2, 3, 4)), x)
+        for values in (weighted, weighted * normalized)
+    )
+    gradient = _of_channels(rstd, x) * (weighted - means - normalized * products)
+    gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return gradient, (grad * normalized).sum(dim=(0, 2, 3)), grad.sum(dim=(0, 2, 3))

@@ -38,3 +38,23 @@ def test_target_assignments_agree():
     (labels, distances), (plain_labels, plain_distances) = calls["ours"](), calls["plain"]()
     assert torch.equal(labels, plain_labels) and (labels > 0).sum() > 20
     torch.testing.assert_close(distances[labels > 0], plain_distances[labels > 0])
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_normalizations_agree(device, monkeypatch):
+    monkeypatch.setattr(operators, "_CACHE_BYTES", 1)
+    calls = operators.group_norm_calls((2, 32, 5, 6), torch.float32, torch.device(device))
+    outputs, gradients = {}, {}
+    for name, call in calls.items():
+        outputs[name] = call()
+        *_, inputs = call.args
+        # Two maps take turns; the first is the one that was used.
+        next(inputs)
+        gradients[name] = next(inputs).grad.clone()
+    assert outputs["PyTorch"].amin() == 0 < outputs["PyTorch"].amax()
+    assert gradients["PyTorch"].abs().amax() > 0
+    torch.testing.assert_close(outputs["ours"], outputs["PyTorch"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients["ours"], gradients["PyTorch"], rtol=1e-4, atol=1e-5)

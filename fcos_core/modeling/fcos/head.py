@@ -7,9 +7,31 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fcos_core.layers.group_norm_relu import group_norm_relu
 from fcos_core.layers.own_dtype import GroupNorm, without_autocast
 from fcos_core.layers.scale import Scale
 from fcos_core.utils.streams import parallel
+
+
+class Tower(nn.Sequential):
+    """3x3 convolutions, each with group normalization in 32 groups and a rectifier.
+
+    Args:
+        channels: of input and output; a multiple of 32.
+        num_convs: number of convolutions.
+    """
+
+    def __init__(self, channels: int, num_convs: int) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(num_convs):
+            layers += [nn.Conv2d(channels, channels, 3, padding=1), GroupNorm(32, channels), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = list(self)
+        for conv, norm in zip(layers[::3], layers[1::3], strict=True):
+            x = group_norm_relu(conv(x), norm)
+        return x
 
 
 class FCOSHead(nn.Module):
@@ -32,8 +54,8 @@ class FCOSHead(nn.Module):
         prior_prob: float = 0.01,
     ) -> None:
         super().__init__()
-        self.cls_tower = self._tower(in_channels, num_convs)
-        self.bbox_tower = self._tower(in_channels, num_convs)
+        self.cls_tower = Tower(in_channels, num_convs)
+        self.bbox_tower = Tower(in_channels, num_convs)
         self.cls_logits = nn.Conv2d(in_channels, num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(in_channels, 4, 3, padding=1)
         self.centerness = nn.Conv2d(in_channels, 1, 3, padding=1)
@@ -43,13 +65,6 @@ class FCOSHead(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
-
-    @staticmethod
-    def _tower(channels: int, num_convs: int) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for _ in range(num_convs):
-            layers += [nn.Conv2d(channels, channels, 3, padding=1), GroupNorm(32, channels), nn.ReLU(inplace=True)]
-        return nn.Sequential(*layers)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Predictions of every level.

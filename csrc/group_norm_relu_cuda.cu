@@ -1,0 +1,490 @@
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/sum.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <tuple>
+
+#include "group_norm_relu.h"
+#include "vector_cuda.h"
+
+// A channels-last map is a matrix of pixels by channels, and each thread keeps to the channels of one Vector. Sums
+// over pixels are taken in two steps, blocks of kPixels first, always in the same order whatever the batch.
+
+namespace fcos_core {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kPixels = 64;
+
+// What a block works on: pixels [first, last) of image blockIdx.y.
+struct Chunk {
+  int64_t start; // the image's first pixel in the batch
+  int64_t first, last;
+  int columns; // Vectors in a pixel
+  int column; // this thread's
+  int lane; // this thread's place among those of the column
+  int lanes; // those that work; the block's last threads may be left over
+
+  __device__ Chunk(int64_t pixels, int columns)
+      : start(blockIdx.y * pixels),
+        first(static_cast<int64_t>(blockIdx.x) * kPixels),
+        last(first + kPixels < pixels ? first + kPixels : pixels),
+        columns(columns),
+        column(threadIdx.x % columns),
+        lane(threadIdx.x / columns),
+        lanes(kThreads / columns) {}
+
+  // Calls do_pixel(index of its Vector in the batch) for each pixel of this thread.
+  template <typename Function>
+  __device__ void for_each_pixel(Function do_pixel) const {
+    if (lane < lanes) {
+#pragma unroll 4
+      for (int64_t pixel = first + lane; pixel < last; pixel += lanes) {
+        do_pixel((start + pixel) * columns + column);
+      }
+    }
+  }
+};
+
+// The normalization of a thread's channels: x to x * rstd + shift, and that times weight, plus bias.
+template <typename math_t, int kSize>
+struct Channels {
+  math_t rstd[kSize], shift[kSize], weight[kSize], bias[kSize];
+
+  __device__ Channels(
+      const Chunk& chunk, const math_t* means, const math_t* rstds, const math_t* weights, const math_t* biases, int groups
+  ) {
+    const int group_size = chunk.columns * kSize / groups;
+    for (int i = 0; i < kSize; ++i) {
+      const int channel = chunk.column * kSize + i;
+      const int64_t group = static_cast<int64_t>(blockIdx.y) * groups + channel / group_size;
+      rstd[i] = rstds[group];
+      shift[i] = -means[group] * rstd[i];
+      weight[i] = weights[channel];
+      bias[i] = biases[channel];
+    }
+  }
+
+  __device__ math_t normalized(int i, math_t x) const {
+    return std::fma(x, rstd[i], shift[i]);
+  }
+
+  __device__ math_t output(int i, math_t normalized) const {
+    return std::fma(normalized, weight[i], bias[i]);
+  }
+};
+
+// The sums of two numbers a channel over the lanes of the block, to result (2, channels).
+template <typename math_t, int kSize>
+__device__ void add_lanes(
+    const Chunk& chunk, const math_t (&first)[kSize], const math_t (&second)[kSize], math_t* result
+) {
+  __shared__ math_t shared[2][kThreads * kSize];
+  const int channels = chunk.columns * kSize;
+  if (chunk.lane < chunk.lanes) {
+    for (int i = 0; i < kSize; ++i) {
+      const int place = chunk.lane * channels + chunk.column * kSize + i;
+      shared[0][place] = first[i];
+      shared[1][place] = second[i];
+    }
+  }
+  __syncthreads();
+  for (int sum = 0; sum < 2; ++sum) {
+    for (int channel = threadIdx.x; channel < channels; channel += kThreads) {
+      math_t total = 0;
+      for (int lane = 0; lane < chunk.lanes; ++lane) {
+        total += shared[sum][lane * channels + channel];
+      }
+      result[sum * channels + channel] = total;
+    }
+  }
+}
+
+// The sums of two numbers a channel over the chunks (chunks, 2, channels) of image blockIdx.y, for the channels of
+// group blockIdx.x. Thread i < group_size has those of the group's channel i, other threads nothing.
+template <typename math_t>
+__device__ void add_chunks(
+    const math_t* partial, int64_t chunks, int channels, int group_size, math_t& first, math_t& second
+) {
+  __shared__ math_t shared[2][kThreads];
+  const int channel = threadIdx.x % group_size;
+  const int lane = threadIdx.x / group_size;
+  const int lanes = kThreads / group_size;
+  const math_t* sums = partial + blockIdx.y * chunks * 2 * channels + blockIdx.x * group_size + channel;
+  first = second = 0;
+  if (lane < lanes) {
+    for (int64_t chunk = lane; chunk < chunks; chunk += lanes) {
+      first += sums[chunk * 2 * channels];
+      second += sums[(chunk * 2 + 1) * channels];
+    }
+  }
+  shared[0][threadIdx.x] = first;
+  shared[1][threadIdx.x] = second;
+  __syncthreads();
+  if (lane == 0) {
+    for (int other = 1; other < lanes; ++other) {
+      first += shared[0][other * group_size + channel];
+      second += shared[1][other * group_size + channel];
+    }
+  }
+}
+
+// Sums of x - x0 and of its square, x0 being the image's first pixel: near the mean, so that no digits are lost.
+template <typename scalar_t, typename math_t>
+__global__ void __launch_bounds__(kThreads)
+    moments_kernel(const scalar_t* x, int64_t pixels, int columns, math_t* partial) {
+  using Vec = Vector<scalar_t>;
+  const Chunk chunk(pixels, columns);
+  const Vec* vectors = reinterpret_cast<const Vec*>(x);
+  const Vec origin = vectors[chunk.start * columns + chunk.column];
+  math_t sum[Vec::kSize] = {}, square[Vec::kSize] = {};
+  chunk.for_each_pixel([&](int64_t index) {
+    const Vec vector = vectors[index];
+#pragma unroll
+    for (int i = 0; i < Vec::kSize; ++i) {
+      const math_t value = static_cast<math_t>(vector.value[i]) - static_cast<math_t>(origin.value[i]);
+      sum[i] += value;
+      square[i] = std::fma(value, value, square[i]);
+    }
+  });
+  const int64_t block = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+  add_lanes(chunk, sum, square, partial + block * 2 * columns * Vec::kSize);
+}
+
+// Mean and 1 / standard deviation of group blockIdx.x of image blockIdx.y.
+template <typename scalar_t, typename math_t>
+__global__ void __launch_bounds__(kThreads) statistics_kernel(
+    const scalar_t* x,
+    const math_t* partial,
+    int64_t pixels,
+    int64_t chunks,
+    int channels,
+    math_t epsilon,
+    math_t* means,
+    math_t* rstds
+) {
+  __shared__ math_t channel_means[kThreads], channel_squares[kThreads];
+  const int groups = gridDim.x;
+  const int group_size = channels / groups;
+  math_t sum, square;
+  add_chunks(partial, chunks, channels, group_size, sum, square);
+  const auto count = static_cast<math_t>(pixels);
+  if (threadIdx.x < group_size) {
+    const int64_t first = blockIdx.y * pixels * channels + blockIdx.x * group_size + threadIdx.x;
+    channel_means[threadIdx.x] = static_cast<math_t>(x[first]) + sum / count;
+    channel_squares[threadIdx.x] = square - sum * (sum / count); // of the distances to the channel's mean
+  }
+  __syncthreads();
+  if (threadIdx.x > 0) {
+    return;
+  }
+  math_t mean = 0;
+  for (int i = 0; i < group_size; ++i) {
+    mean += channel_means[i];
+  }
+  mean /= group_size;
+  math_t squares = 0;
+  for (int i = 0; i < group_size; ++i) {
+    const math_t distance = channel_means[i] - mean;
+    squares += channel_squares[i] + count * distance * distance;
+  }
+  const math_t variance = squares < math_t(0) ? math_t(0) : squares / (count * group_size);
+  const int64_t group = static_cast<int64_t>(blockIdx.y) * groups + blockIdx.x;
+  means[group] = mean;
+  rstds[group] = math_t(1) / std::sqrt(variance + epsilon);
+}
+
+template <typename scalar_t, typename math_t>
+__global__ void __launch_bounds__(kThreads) normalize_kernel(
+    const scalar_t* x,
+    const math_t* means,
+    const math_t* rstds,
+    const math_t* weights,
+    const math_t* biases,
+    int64_t pixels,
+    int columns,
+    int groups,
+    scalar_t* y
+) {
+  using Vec = Vector<scalar_t>;
+  const Chunk chunk(pixels, columns);
+  const Channels<math_t, Vec::kSize> channels(chunk, means, rstds, weights, biases, groups);
+  chunk.for_each_pixel([&](int64_t index) {
+    Vec vector = reinterpret_cast<const Vec*>(x)[index];
+#pragma unroll
+    for (int i = 0; i < Vec::kSize; ++i) {
+      const math_t value = channels.output(i, channels.normalized(i, static_cast<math_t>(vector.value[i])));
+      vector.value[i] = static_cast<scalar_t>(value < math_t(0) ? math_t(0) : value); // a NaN stays
+    }
+    reinterpret_cast<Vec*>(y)[index] = vector;
+  });
+}
+
+// Per channel the sum of the gradients that pass the rectifier, and of them times the normalized x.
+template <typename scalar_t, typename math_t>
+__global__ void __launch_bounds__(kThreads) gradient_sums_kernel(
+    const scalar_t* grad,
+    const scalar_t* x,
+    const math_t* means,
+    const math_t* rstds,
+    const math_t* weights,
+    const math_t* biases,
+    int64_t pixels,
+    int columns,
+    int groups,
+    math_t* partial
+) {
+  using Vec = Vector<scalar_t>;
+  const Chunk chunk(pixels, columns);
+  const Channels<math_t, Vec::kSize> channels(chunk, means, rstds, weights, biases, groups);
+  math_t sum[Vec::kSize] = {}, product[Vec::kSize] = {};
+  chunk.for_each_pixel([&](int64_t index) {
+    const Vec gradient = reinterpret_cast<const Vec*>(grad)[index];
+    const Vec vector = reinterpret_cast<const Vec*>(x)[index];
+#pragma unroll
+    for (int i = 0; i < Vec::kSize; ++i) {
+      const math_t normalized = channels.normalized(i, static_cast<math_t>(vector.value[i]));
+      if (!(channels.output(i, normalized) <= math_t(0))) {
+        const auto value = static_cast<math_t>(gradient.value[i]);
+        sum[i] += value;
+        product[i] = std::fma(value, normalized, product[i]);
+      }
+    }
+  });
+  const int64_t block = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+  add_lanes(chunk, sum, product, partial + block * 2 * columns * Vec::kSize);
+}
+
+// Adds up the chunks: per channel for weight and bias, (images, 2, channels), and weighted per group, (images,
+// groups, 2), as means over the elements that a group's statistics come from.
+template <typename math_t>
+__global__ void __launch_bounds__(kThreads) gradient_means_kernel(
+    const math_t* partial,
+    const math_t* weights,
+    int64_t pixels,
+    int64_t chunks,
+    int channels,
+    math_t* channel_sums,
+    math_t* group_means
+) {
+  __shared__ math_t sums[kThreads], products[kThreads];
+  const int group_size = channels / gridDim.x;
+  math_t sum, product;
+  add_chunks(partial, chunks, channels, group_size, sum, product);
+  if (threadIdx.x < group_size) {
+    const int channel = blockIdx.x * group_size + threadIdx.x;
+    math_t* image_sums = channel_sums + static_cast<int64_t>(blockIdx.y) * 2 * channels;
+    image_sums[channel] = sum;
+    image_sums[channels + channel] = product;
+    sums[threadIdx.x] = sum * weights[channel];
+    products[threadIdx.x] = product * weights[channel];
+  }
+  __syncthreads();
+  if (threadIdx.x > 0) {
+    return;
+  }
+  sum = product = 0;
+  for (int i = 0; i < group_size; ++i) {
+    sum += sums[i];
+    product += products[i];
+  }
+  const math_t count = static_cast<math_t>(pixels) * group_size;
+  math_t* result = group_means + 2 * (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x);
+  result[0] = sum / count;
+  result[1] = product / count;
+}
+
+template <typename scalar_t, typename math_t>
+__global__ void __launch_bounds__(kThreads) gradient_kernel(
+    const scalar_t* grad,
+    const scalar_t* x,
+    const math_t* means,
+    const math_t* rstds,
+    const math_t* weights,
+    const math_t* biases,
+    const math_t* group_means,
+    int64_t pixels,
+    int columns,
+    int groups,
+    scalar_t* result
+) {
+  using Vec = Vector<scalar_t>;
+  const Chunk chunk(pixels, columns);
+  const Channels<math_t, Vec::kSize> channels(chunk, means, rstds, weights, biases, groups);
+  math_t mean[Vec::kSize], product[Vec::kSize];
+  const int group_size = columns * Vec::kSize / groups;
+  for (int i = 0; i < Vec::kSize; ++i) {
+    const int group = (chunk.column * Vec::kSize + i) / group_size;
+    const math_t* of_group = group_means + 2 * (static_cast<int64_t>(blockIdx.y) * groups + group);
+    mean[i] = of_group[0];
+    product[i] = of_group[1];
+  }
+  chunk.for_each_pixel([&](int64_t index) {
+    Vec gradient = reinterpret_cast<const Vec*>(grad)[index];
+    const Vec vector = reinterpret_cast<const Vec*>(x)[index];
+#pragma unroll
+    for (int i = 0; i < Vec::kSize; ++i) {
+      const math_t normalized = channels.normalized(i, static_cast<math_t>(vector.value[i]));
+      const bool passes = !(channels.output(i, normalized) <= math_t(0));
+      const math_t weighted = passes ? channels.weight[i] * static_cast<math_t>(gradient.value[i]) : math_t(0);
+      gradient.value[i] =
+          static_cast<scalar_t>(channels.rstd[i] * (weighted - std::fma(normalized, product[i], mean[i])));
+    }
+    reinterpret_cast<Vec*>(result)[index] = gradient;
+  });
+}
+
+void check_fits(const at::Tensor& x, int64_t groups) {
+  constexpr int64_t kVectorBytes = 16;
+  const int64_t bytes = x.size(1) * x.element_size();
+  TORCH_CHECK(
+      x.numel() > 0 && x.size(0) <= 65535 && groups <= std::numeric_limits<int32_t>::max() &&
+          bytes % kVectorBytes == 0 && bytes <= kThreads * kVectorBytes && x.size(1) / groups <= kThreads,
+      "group_norm_relu: the CUDA kernel takes 1 to 65535 images, pixels whose channels fill whole multiples of 16 "
+      "bytes up to 4096, and groups of up to 256 channels; x is ",
+      x.scalar_type(),
+      " of ",
+      x.sizes(),
+      " in ",
+      groups,
+      " groups."
+  );
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
+    const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double epsilon
+) {
+  check_group_norm_relu_inputs(input, weight, bias, groups);
+  check_fits(input, groups);
+  const c10::cuda::OptionalCUDAGuard guard(input.device());
+  const at::Tensor x = aligned(input, at::MemoryFormat::ChannelsLast);
+  const at::Tensor weights = weight.contiguous(), biases = bias.contiguous();
+  const int64_t images = x.size(0), pixels = x.size(2) * x.size(3), chunks = (pixels + kPixels - 1) / kPixels;
+  const auto channels = static_cast<int>(x.size(1));
+  at::Tensor y = at::empty_like(x);
+  at::Tensor means = at::empty({images, groups}, weight.options());
+  at::Tensor rstds = at::empty_like(means);
+  at::Tensor partial = at::empty({images, chunks, 2, channels}, weight.options());
+  const dim3 over_pixels(static_cast<unsigned int>(chunks), static_cast<unsigned int>(images));
+  const dim3 over_groups(static_cast<unsigned int>(groups), static_cast<unsigned int>(images));
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_relu_cuda", [&] {
+    using math_t = at::opmath_type<scalar_t>;
+    const int columns = channels / Vector<scalar_t>::kSize;
+    moments_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
+        x.const_data_ptr<scalar_t>(), pixels, columns, partial.mutable_data_ptr<math_t>()
+    );
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    statistics_kernel<scalar_t, math_t><<<over_groups, kThreads, 0, stream>>>(
+        x.const_data_ptr<scalar_t>(),
+        partial.const_data_ptr<math_t>(),
+        pixels,
+        chunks,
+        channels,
+        static_cast<math_t>(epsilon),
+        means.mutable_data_ptr<math_t>(),
+        rstds.mutable_data_ptr<math_t>()
+    );
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    normalize_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
+        x.const_data_ptr<scalar_t>(),
+        means.const_data_ptr<math_t>(),
+        rstds.const_data_ptr<math_t>(),
+        weights.const_data_ptr<math_t>(),
+        biases.const_data_ptr<math_t>(),
+        pixels,
+        columns,
+        static_cast<int>(groups),
+        y.mutable_data_ptr<scalar_t>()
+    );
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  return {y, means, rstds};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_backward_cuda(
+    const at::Tensor& output_gradient,
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    const at::Tensor& bias,
+    const at::Tensor& mean,
+    const at::Tensor& rstd
+) {
+  const int64_t groups = mean.size(1);
+  check_group_norm_relu_inputs(input, weight, bias, groups);
+  check_fits(input, groups);
+  const c10::cuda::OptionalCUDAGuard guard(input.device());
+  const at::Tensor x = aligned(input, at::MemoryFormat::ChannelsLast);
+  const at::Tensor grad = aligned(output_gradient, at::MemoryFormat::ChannelsLast);
+  const at::Tensor weights = weight.contiguous(), biases = bias.contiguous();
+  const at::Tensor means = mean.contiguous(), rstds = rstd.contiguous();
+  const int64_t images = x.size(0), pixels = x.size(2) * x.size(3), chunks = (pixels + kPixels - 1) / kPixels;
+  const auto channels = static_cast<int>(x.size(1));
+  at::Tensor result = at::empty_like(x);
+  at::Tensor partial = at::empty({images, chunks, 2, channels}, weight.options());
+  at::Tensor channel_sums = at::empty({images, 2, channels}, weight.options());
+  at::Tensor group_means = at::empty({images, groups, 2}, weight.options());
+  const dim3 over_pixels(static_cast<unsigned int>(chunks), static_cast<unsigned int>(images));
+  const dim3 over_groups(static_cast<unsigned int>(groups), static_cast<unsigned int>(images));
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_relu_backward_cuda", [&] {
+    using math_t = at::opmath_type<scalar_t>;
+    const int columns = channels / Vector<scalar_t>::kSize;
+    gradient_sums_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
+        grad.const_data_ptr<scalar_t>(),
+        x.const_data_ptr<scalar_t>(),
+        means.const_data_ptr<math_t>(),
+        rstds.const_data_ptr<math_t>(),
+        weights.const_data_ptr<math_t>(),
+        biases.const_data_ptr<math_t>(),
+        pixels,
+        columns,
+        static_cast<int>(groups),
+        partial.mutable_data_ptr<math_t>()
+    );
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    gradient_means_kernel<math_t><<<over_groups, kThreads, 0, stream>>>(
+        partial.const_data_ptr<math_t>(),
+        weights.const_data_ptr<math_t>(),
+        pixels,
+        chunks,
+        channels,
+        channel_sums.mutable_data_ptr<math_t>(),
+        group_means.mutable_data_ptr<math_t>()
+    );
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    gradient_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
+        grad.const_data_ptr<scalar_t>(),
+        x.const_data_ptr<scalar_t>(),
+        means.const_data_ptr<math_t>(),
+        rstds.const_data_ptr<math_t>(),
+        weights.const_data_ptr<math_t>(),
+        biases.const_data_ptr<math_t>(),
+        group_means.const_data_ptr<math_t>(),
+        pixels,
+        columns,
+        static_cast<int>(groups),
+        result.mutable_data_ptr<scalar_t>()
+    );
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  return {result, channel_sums.select(1, 1).sum(0), channel_sums.select(1, 0).sum(0)};
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(fcos_core, CUDA, m) {
+  m.impl("group_norm_relu", &group_norm_relu_cuda);
+  m.impl("group_norm_relu_backward", &group_norm_relu_backward_cuda);
+}
+
+} // namespace fcos_core

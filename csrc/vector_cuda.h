@@ -1,0 +1,22 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace fcos_core {
+
+// What one thread loads and stores at once: 16 bytes.
+template <typename scalar_t>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(scalar_t);
+  scalar_t value[kSize];
+};
+
+// `tensor` contiguous and beginning where a Vector may.
+inline at::Tensor aligned(const at::Tensor& tensor, at::MemoryFormat format = at::MemoryFormat::Contiguous) {
+  const at::Tensor dense = tensor.contiguous(format);
+  return reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0 ? dense : dense.clone();
+}
+
+} // namespace fcos_core

@@ -1,0 +1,209 @@
+"""Group normalization with its rectifier: kernels against the definition, that against PyTorch's layers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fcos_core.layers import _operators
+from fcos_core.layers._reference import group_norm_relu_backward_reference
+from fcos_core.layers.group_norm_relu import group_norm_relu, group_norm_relu_reference
+from fcos_core.layers.own_dtype import GroupNorm
+
+OPERATOR = torch.ops.fcos_core.group_norm_relu
+BACKWARD = torch.ops.fcos_core.group_norm_relu_backward
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def require_kernel():
+    # without a kernel the definition serves, and comparing it with itself could not fail
+    if not _operators.has_kernel("group_norm_relu", "CUDA"):
+        pytest.skip("fcos_core._C has no CUDA kernel")
+
+
+def random_inputs(shape, dtype=torch.float64, device="cpu", mean=0.5, seed=0):
+    """x channels-last, and a weight and a bias of which some are negative and 0."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) + mean
+    weight, bias = torch.randn(2, shape[1], generator=generator, dtype=torch.float64)
+    weight[0] = bias[-1] = 0
+    wide = torch.promote_types(dtype, torch.float32)
+    x = x.to(device, dtype, memory_format=torch.channels_last)
+    return x, weight.to(device, wide), bias.to(device, wide)
+
+
+def by_pytorch(x, weight, bias, groups, epsilon):
+    return torch.relu(F.group_norm(x, groups, weight, bias, epsilon))
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((2, 8, 5, 7), 4), ((1, 64, 1, 1), 32), ((3, 12, 4, 4), 1)])
+def test_definition_is_what_pytorch_computes(shape, groups):
+    inputs = [tensor.requires_grad_() for tensor in random_inputs(shape)]
+    expected = by_pytorch(*inputs, groups, 1e-5)
+    y, mean, rstd = group_norm_relu_reference(*inputs, groups, 1e-5)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    grad = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, inputs, grad)
+    found = group_norm_relu_backward_reference(grad, *inputs, mean, rstd)
+    for one, other in zip(found, gradients, strict=True):
+        # of one element a group has the variance 0: gradients of 1 / sqrt(1e-5) = 316 cancel
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_float32(dtype):
+    x, weight, bias = random_inputs((2, 32, 9, 9), dtype)
+    y, mean, rstd = OPERATOR(x, weight, bias, 32, 1e-5)
+    expected = by_pytorch(x.double(), weight.double(), bias.double(), 32, 1e-5)
+    assert y.dtype == dtype and mean.dtype == rstd.dtype == torch.float32
+    # one rounding to 11 or 8 significant bits
+    torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps / 2 * 1.01, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_gradients(device):
+    inputs = [tensor.requires_grad_() for tensor in random_inputs((2, 4, 3, 5), device=device)]
+    assert torch.autograd.gradcheck(lambda *tensors: OPERATOR(*tensors, 2, 1e-5)[0], inputs)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_operator_is_registered_right(device, dtype):
+    x, weight, bias = (tensor.requires_grad_() for tensor in random_inputs((2, 16, 3, 5), dtype, device))
+    torch.library.opcheck(OPERATOR, (x, weight, bias, 4, 1e-5), rtol=1e-2, atol=1e-2)
+    _, mean, rstd = OPERATOR(x, weight, bias, 4, 1e-5)
+    inputs = [tensor.detach() for tensor in (torch.ones_like(x), x, weight, bias, mean, rstd)]
+    torch.library.opcheck(BACKWARD, inputs)
+
+
+def test_a_second_derivative_is_refused():
+    x, weight, bias = (tensor.requires_grad_() for tensor in random_inputs((1, 4, 2, 2)))
+    y = OPERATOR(x, weight, bias, 2, 1e-5)[0]
+    with pytest.raises(RuntimeError, match="group_norm_relu can be differentiated once"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x": torch.zeros(2, 4, 3)}, "x must be floating point of shape"),
+        ({"x": torch.zeros(2, 4, 3, 3, dtype=torch.int64)}, "x must be floating point of shape"),
+        ({"groups": 3}, "groups must divide the 4 channels"),
+        ({"groups": 0}, "groups must divide the 4 channels"),
+        ({"weight": torch.zeros(5)}, "weight and bias must be"),
+        ({"bias": torch.zeros(4, dtype=torch.float64)}, "weight and bias must be"),
+    ],
+)
+def test_wrong_inputs_are_named(device, changed, message):
+    arguments = {"x": torch.zeros(2, 4, 3, 3), "weight": torch.zeros(4), "bias": torch.zeros(4), "groups": 2}
+    arguments |= changed
+    arguments = [value.to(device) if isinstance(value, torch.Tensor) else value for value in arguments.values()]
+    with pytest.raises(RuntimeError, match=message):
+        OPERATOR(*arguments, 1e-5)
+
+
+def layer(channels, groups=32, device="cpu"):
+    norm = GroupNorm(groups, channels).to(device)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-1, 2, channels))
+        norm.bias.copy_(torch.linspace(0.5, -0.5, channels))
+    return norm
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("channels", [32, 256])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_layer_equals_the_separate_layers(device, channels, memory_format):
+    torch.manual_seed(0)
+    norm = layer(channels, device=device)
+    x = torch.randn(2, channels, 13, 9, device=device).contiguous(memory_format=memory_format)
+    parameters = [x.requires_grad_(), *norm.parameters()]
+    found, expected = group_norm_relu(x, norm), torch.relu(norm(x))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    grad = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(y, parameters, grad) for y in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+# Channels that fill one Vector or several, groups within a Vector or over several, one pixel, many chunks.
+SHAPES = [
+    ((1, 256, 37, 50), 32),
+    ((2, 32, 8, 8), 32),
+    ((3, 64, 1, 1), 32),
+    ((2, 24, 70, 3), 3),
+    ((2, 1024, 5, 3), 4),
+    ((1, 256, 9, 9), 1),
+]
+
+
+@needs_gpu
+@pytest.mark.parametrize(("shape", "groups"), SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_kernel_equals_definition(shape, groups, dtype):
+    require_kernel()
+    if shape[1] * dtype.itemsize > 4096:
+        dtype = torch.float32
+    inputs = random_inputs(shape, dtype, "cuda", mean=3.0)
+    rounded = torch.finfo(dtype).eps
+    found, expected = OPERATOR(*inputs, groups, 1e-5), group_norm_relu_reference(*inputs, groups, 1e-5)
+    # float32 sums of up to 60,000 numbers, one rounding of the result
+    tolerance = max(rounded, 1e-5) if dtype != torch.float64 else 1e-11
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    grad = torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
+    found = BACKWARD(grad, *inputs, *expected[1:])
+    expected = group_norm_relu_backward_reference(grad, *inputs, *expected[1:])
+    # Where the output is within rounding of 0 the rectifier may decide otherwise: few elements, bounded in sum.
+    wrong = (found[0] - expected[0]).abs() > 10 * tolerance * expected[0].abs().amax().clamp(min=1)
+    assert wrong.float().mean() < 1e-3
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().amax()) + tolerance)
+
+
+@needs_gpu
+@settings(max_examples=40)
+@given(
+    images=st.integers(1, 3),
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    vectors=st.integers(1, 12),
+    groups=st.sampled_from([1, 2, 4]),
+)
+def test_any_shape(images, height, width, vectors, groups):
+    require_kernel()
+    inputs = random_inputs((images, 4 * vectors, height, width), torch.float32, "cuda")
+    found, expected = OPERATOR(*inputs, groups, 1e-5)[0], group_norm_relu_reference(*inputs, groups, 1e-5)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_gpu
+def test_an_image_does_not_depend_on_the_others():
+    require_kernel()
+    x, weight, bias = random_inputs((3, 64, 40, 33), torch.bfloat16, "cuda")
+    together = OPERATOR(x, weight, bias, 32, 1e-5)[0]
+    alone = torch.cat([OPERATOR(image, weight, bias, 32, 1e-5)[0] for image in x.split(1)])
+    assert torch.equal(together, alone)
+
+
+@needs_gpu
+def test_a_large_mean_costs_no_digits():
+    require_kernel()
+    x, weight, bias = random_inputs((1, 32, 64, 64), torch.float32, "cuda", mean=1000.0)
+    found = OPERATOR(x, weight, bias, 32, 1e-5)[2]
+    expected = group_norm_relu_reference(x.double(), weight.double(), bias.double(), 32, 1e-5)[2]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+@needs_gpu
+def test_what_does_not_fit_is_named_and_the_layer_computes_it_otherwise():
+    require_kernel()
+    x = torch.randn(1, 33, 4, 4, device="cuda").to(memory_format=torch.channels_last)
+    norm = nn.GroupNorm(3, 33, device="cuda")
+    with pytest.raises(RuntimeError, match="whole multiples of 16 bytes"):
+        OPERATOR(x, norm.weight, norm.bias, 3, 1e-5)
+    torch.testing.assert_close(group_norm_relu(x, norm), torch.relu(norm(x)))
