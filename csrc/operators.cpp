@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 TORCH_LIBRARY(fcos_core, m) {
+  m.def("add_relu_(Tensor(a!) x, Tensor? bias, Tensor? shortcut, bool relu) -> ()");
   m.def("nms_mask(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor");
   m.def(
       "assign_targets(Tensor locations, Tensor ranges, Tensor boxes, Tensor labels, Tensor offsets) -> (Tensor, "

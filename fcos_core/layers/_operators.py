@@ -18,6 +18,10 @@ from fcos_core.layers import _reference
 
 # each operator's schema, that of csrc/operators.cpp, and its definition
 _DEFINITIONS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "add_relu_": (
+        "(Tensor(a!) x, Tensor? bias, Tensor? shortcut, bool relu) -> ()",
+        _reference.add_relu_reference_,
+    ),
     "nms_mask": (
         "(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor",
         _reference.nms_mask_reference,
@@ -94,6 +98,11 @@ def _serve_other_devices(name: str, definition: Callable[..., Any]) -> None:
 
 for _name, (_, _definition) in _DEFINITIONS.items():
     _serve_other_devices(f"fcos_core::{_name}", _definition)
+
+
+@torch.library.register_fake("fcos_core::add_relu_")
+def _add_relu_shape(x: Tensor, bias: Tensor | None, shortcut: Tensor | None, relu: bool) -> None:
+    return None
 
 
 @torch.library.register_fake("fcos_core::nms_mask")

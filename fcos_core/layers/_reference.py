@@ -366,3 +366,29 @@ def group_norm_relu_backward_reference(
     gradient = _of_channels(rstd, x) * (weighted - means - normalized * products)
     gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
     return gradient, (grad * normalized).sum(dim=(0, 2, 3)), grad.sum(dim=(0, 2, 3))
+
+
+def add_relu_reference_(x: Tensor, bias: Tensor | None, shortcut: Tensor | None, relu: bool) -> None:
+    """Add `bias` and `shortcut` to x, and rectify it if `relu`, in place and rounded once.
+
+    Args:
+        x: (N, C, H, W) floating point.
+        bias: (C,) of x's dtype, or None.
+        shortcut: of x's dtype and shape, or None.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is not as above.
+    """
+    if x.dim() != 4 or not x.is_floating_point():
+        raise RuntimeError(
+            f"add_relu_: x must be floating point of shape (N, C, H, W), it is {x.dtype} of {list(x.shape)}."
+        )
+    for name, shape, value in (("bias", x.shape[1:2], bias), ("shortcut", x.shape, shortcut)):
+        if value is not None and (value.shape != shape or value.dtype != x.dtype or value.device != x.device):
+            raise RuntimeError(f"add_relu_: {name} must be of x's dtype and device, and of shape {list(shape)}.")
+    values = x.to(torch.promote_types(x.dtype, torch.float32))
+    if bias is not None:
+        values = values + bias[:, None, None]
+    if shortcut is not None:
+        values = values + shortcut
+    x.copy_(values.relu() if relu else values)

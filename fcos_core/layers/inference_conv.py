@@ -3,9 +3,9 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.layers.add_relu import add_relu_
 from fcos_core.layers.kernel_choice import use_fused
 
 
@@ -52,10 +52,9 @@ class InferenceConv2d(nn.Conv2d):
         return separate()
 
     def _separate(self, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
-        out = super().forward(x)
-        if shortcut is not None:
-            out += shortcut
-        return F.relu_(out) if relu else out
+        # cuDNN's convolutions have no bias: PyTorch would add it in a pass of its own.
+        inside, after = (None, self.bias) if x.is_cuda else (self.bias, None)
+        return add_relu_(self._conv_forward(x, self.weight, inside), after, shortcut, relu)
 
     def _onednn(self, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
         shape = (self.padding, self.stride, self.dilation, self.groups)
