@@ -181,7 +181,8 @@ _C.SOLVER.PRECISION = "float32"
 # them. Numbers and checkpoints stay what they are, up to rounding.
 _C.SOLVER.CHANNELS_LAST = True
 # The backbone's body and the head are compiled (torch.compile) in training: minutes at the start, and again when a
-# height, a width or a number of images first changes. Numbers stay what they are, up to rounding.
+# height, a width or a number of images first changes. Numbers stay what they are, up to rounding. A body whose
+# BatchNorms are over several processes (MODEL.SYNCBN) is left as it is.
 _C.SOLVER.COMPILE = False
 # The gradient's norm over all parameters is brought down to this; 0: left as it is.
 _C.SOLVER.CLIP_GRADIENT_NORM = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 
 _SIGNAL_SECONDS = 1
+# The thread that pins memory ends where a worker does while it hands a batch over.
+_WORKER_DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited unexpectedly")
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +220,7 @@ def naming_killed_readers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+        if not _WORKER_DIED.search(str(error)):
             raise
         raise _died(str(error).partition("\n")[0]) from error
 

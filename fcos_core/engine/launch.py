@@ -90,13 +90,13 @@ def init_processes(config: Config, local_rank: int | None) -> None:
     require(device == "cpu" or device.partition(":")[0] == "cuda", "MODEL.DEVICE", device, "cpu or cuda")
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError("MODEL.DEVICE is cuda, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
+    if device not in ("cpu", "cuda"):
+        _take_named_gpu(device)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
     timeout = timedelta(seconds=config.DISTRIBUTED.TIMEOUT + _GRACE_SECONDS)
     if device == "cuda":
         _take_gpu(int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank)
-    elif device != "cpu":
-        torch.cuda.set_device(device)
     # A GPU that is named is shared by all processes, which NCCL does not do.
     backend = "nccl" if device == "cuda" else "gloo"
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) == 0:
@@ -131,6 +131,14 @@ def _store_of_this_start(rank: int, world_size: int, timeout: timedelta) -> dist
             time.sleep(0.1)
         else:
             return dist.TCPStore(host, port, world_size, timeout=timeout)
+
+
+def _take_named_gpu(device: str) -> None:
+    count, number = torch.cuda.device_count(), device.removeprefix("cuda:")
+    known = number.isdecimal() and int(number) < count
+    require(known, "MODEL.DEVICE", device, f"cuda:0 to cuda:{count - 1}, the GPUs that were found")
+    # What names no GPU, such as events and pinned memory, is of the current one.
+    torch.cuda.set_device(int(number))
 
 
 def _take_gpu(local_rank: int) -> None:

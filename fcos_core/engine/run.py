@@ -19,6 +19,7 @@ from fcos_core.engine.step import TrainingStep
 from fcos_core.engine.trainer import TrainingOptions, do_train
 from fcos_core.errors import InputError, require
 from fcos_core.evaluation import METRICS, check_evaluator
+from fcos_core.layers.sync_batch_norm import SyncBatchNorm
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_lr_scheduler, make_optimizer
 from fcos_core.utils import comm
@@ -143,8 +144,9 @@ def make_training_step(cfg: "Config", model: nn.Module, optimizer: torch.optim.O
     if solver.COMPILE:
         # Shapes become variables where they change. Not so the neck's pooling, which would be compiled again and
         # again, nor the losses, whose shapes depend on the boxes.
-        for module in (model.backbone.body, model.rpn.head):
-            module.compile()
+        model.rpn.head.compile()
+        if not _talks_to_other_processes(model.backbone.body):
+            model.backbone.body.compile()
     return TrainingStep(
         _distributed(model, device),
         optimizer,
@@ -289,6 +291,12 @@ def _make_average(cfg: "Config", model: nn.Module) -> AveragedModel | None:
         return None
     # Buffers are taken over as they are: statistics are averages already.
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA_DECAY))
+
+
+def _talks_to_other_processes(body: nn.Module) -> bool:
+    """Whether collectives run in it: torch.compile gives a BatchNorm over processes wrong gradients, silently."""
+    sync = (SyncBatchNorm, nn.SyncBatchNorm)
+    return comm.get_world_size() > 1 and any(isinstance(module, sync) for module in body.modules())
 
 
 def _distributed(model: nn.Module, device: torch.device) -> nn.Module:

@@ -107,7 +107,8 @@ class TrainingState:
         """A stream that waits for the last finished iteration, not for what may hang behind it."""
         if self._event is None:
             return contextlib.nullcontext()
-        stream = torch.cuda.Stream()
+        # The current GPU is a thread's own: whoever saves may have another one.
+        stream = torch.cuda.Stream(self._event.device)
         stream.wait_event(self._event)
         return torch.cuda.stream(stream)
 

@@ -136,13 +136,14 @@ def _train(
         values = _over_processes(losses)
         if not math.isfinite(sum(values.values())):
             _stop(iteration, values, losses, _image_ids(data_loader, indices), state)
+        # Read while the device has nothing left to do. A norm without end is of a step that float16 leaves out.
+        if norm is not None and math.isfinite(norm := norm.item()):
+            values["grad_norm"] = norm
         guard.at(iteration, "optimizer step")
         with state.finishing(iteration):
             step.update()
             if options.average is not None:
                 options.average.update_parameters(unwrapped(model))
-        if norm is not None:
-            values["grad_norm"] = norm.item()
         log.end_iteration(iteration, values, len(targets), optimizer)
         guard.at(iteration, "saving", timed=False)
         if iteration % checkpoint_period == 0:

@@ -10,7 +10,7 @@ from coco_trees import annotation, tree_of
 from PIL import Image
 
 from fcos_core.data import make_data_loader
-from fcos_core.data.loader import ReadBatch
+from fcos_core.data.loader import ReadBatch, naming_killed_readers
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm
@@ -326,6 +326,16 @@ def test_max_size_of_no_use_is_named(make_cfg):
     cfg = make_cfg({"a": tree_of(SIZES)}, "INPUT.MAX_SIZE_TEST", 0)
     with pytest.raises(InputError, match=r"MAX_SIZE_TEST is 0"):
         make_data_loader(cfg, is_train=False)
+
+
+@pytest.mark.parametrize(
+    "said", ["DataLoader worker (pid 7) is killed by signal: Killed. ", "Pin memory thread exited unexpectedly"]
+)
+def test_a_worker_that_died_is_named_however_torch_says_so(said):
+    with pytest.raises(InputError, match="A process that reads images has died"), naming_killed_readers():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="something else"), naming_killed_readers():
+        raise RuntimeError("something else")
 
 
 def test_a_batch_pins_its_images_and_boxes(make_cfg, monkeypatch):

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
@@ -99,6 +100,21 @@ def test_compiled_parts_and_stages_that_run_again_in_distributed_data_parallel(g
     finally:
         dist.destroy_process_group()
     assert graphs() > 0
+
+
+def compare_over_processes(rank, world_size, folder):
+    nn.Module.compile = functools.partialmethod(nn.Module.compile, backend="aot_eager")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    opts = ("MODEL.SYNCBN", True)
+    compiled, eager = (gradients(step_of(*opts, *more), 2, 64, 128) for more in (("SOLVER.COMPILE", True), ()))
+    assert counters["stats"]["unique_graphs"] > 0
+    assert_same(compiled, eager)
+    dist.destroy_process_group()
+
+
+def test_compiled_steps_with_batch_norms_over_processes(tmp_path):
+    mp.spawn(compare_over_processes, args=(2, str(tmp_path)), nprocs=2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

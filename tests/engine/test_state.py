@@ -1,8 +1,10 @@
 """What a training has come to, saved at any moment."""
 
+import contextlib
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +31,24 @@ def test_statistics_are_those_of_the_last_finished_iteration(state):
     assert torch.equal(saved["model"]["running_mean"], finished)
     assert not torch.equal(model.running_mean, finished)
     assert state.save_unsaved() == "iteration 1 is saved already, start again to go on from there"
+
+
+def test_it_is_saved_from_the_gpu_of_the_training(state, monkeypatch):
+    # The guard's thread has GPU 0 for its current one, whatever the loop's is.
+    waited = []
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_event(self, event):
+            waited.append((self.device, event))
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    state._event = SimpleNamespace(device=torch.device("cuda:1"))
+    assert "is saved" in state.save()
+    assert waited == [(torch.device("cuda:1"), state._event)]
 
 
 def test_an_iteration_that_an_error_leaves_half_done_is_not_saved(state):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fcos_core.engine.step import TrainingStep
 from fcos_core.engine.trainer import TrainingOptions, do_train
 from fcos_core.errors import InputError
 from fcos_core.solver import WarmupMultiStepLR
@@ -125,6 +126,21 @@ def test_average_of_weights_is_the_exponential_one(tmp_path):
     first, second, third = (state["linear.weight"] for state in states)
     # It starts as the first iteration's weights; decay 0.5.
     torch.testing.assert_close(options.average.module.linear.weight, 0.25 * first + 0.25 * second + 0.5 * third)
+
+
+def test_the_norm_of_a_step_that_is_left_out_is_not_counted(tmp_path):
+    model = Losses()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # The first loss times the scale is beyond float32.
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
+    nn.init.constant_(model.linear.bias, 10.0)
+    options = TrainingOptions(
+        log_period=1, step=TrainingStep(model, optimizer, "cpu", scaler=scaler, clip_gradient_norm=1.0)
+    )
+    run(tmp_path, stop=3, model=model, options=options)
+    first, second, third = read_metrics(tmp_path / "metrics.jsonl")
+    assert "grad_norm" not in first
+    assert 1 < second["grad_norm"] < 1000 and 1 < third["grad_norm"] < 1000
 
 
 class Failing(Noisy):

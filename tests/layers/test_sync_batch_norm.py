@@ -79,11 +79,13 @@ def train(norm, inputs, pulls):
     }
 
 
-def compare(shapes, seed=0, offset=0.0, kind=torch.float64, device="cpu", tolerance=1e-12, **options):
+def compare(
+    shapes, seed=0, offset=0.0, kind=torch.float64, device="cpu", tolerance=1e-12, layer=SyncBatchNorm, **options
+):
     """Two steps on shards of `shapes`, one a process, and on the whole batch in float64; parameters as `kind`."""
     batches = [draw(shapes, seed + step, offset) for step in range(2)]
     pulls = [draw(shapes, seed + 100 + step) for step in range(2)]
-    norm = same_start(SyncBatchNorm(CHANNELS, **options).to(device, kind))
+    norm = same_start(layer(CHANNELS, **options).to(device, kind))
     own = [[shards[dist.get_rank()].to(device, kind) for shards in steps] for steps in (batches, pulls)]
     results = everyone(train(norm, *own))
     reference = same_start(nn.BatchNorm2d(CHANNELS, **options).double())
@@ -184,8 +186,10 @@ def test_processes_make_what_one_makes_of_the_whole_batch(world_size, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_makes_the_same(tmp_path):
-    check = partial(compare, SHARDS[2], kind=torch.float32, device="cuda:0", tolerance=1e-5)
-    mp.spawn(start, args=(2, str(tmp_path), [check]), nprocs=2)
+    # Models on GPUs have PyTorch's own.
+    on_gpu = partial(compare, SHARDS[2], kind=torch.float32, device="cuda:0", tolerance=1e-5)
+    checks = [partial(on_gpu, layer=layer) for layer in (SyncBatchNorm, nn.SyncBatchNorm)]
+    mp.spawn(start, args=(2, str(tmp_path), checks), nprocs=2)
 
 
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
