@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fcos_core.errors import InputError, require
 from fcos_core.layers.conv_norm import convert_convs
 from fcos_core.layers.kernel_choice import measured_kernels
+from fcos_core.modeling.backbone.pad_channels import pad_channels
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.postprocess import last_pixels, to_box_lists
@@ -64,7 +65,10 @@ def compile_for_inference(
     detector = _prepared(model, device, INFERENCE_PRECISIONS[precision])
     if device.type != "cuda":
         return CompiledDetector(detector)
-    capture = partial(_FixedShape, _Network(detector), precision, parallel, _Memory(device))
+    # Tensor cores take 16 bytes of channels at once; true float32 does not use them.
+    itemsize = INFERENCE_PRECISIONS[precision].itemsize
+    channels = pad_channels(detector.backbone, 1 if precision == "float32" else 16 // itemsize)
+    capture = partial(_FixedShape, _Network(detector), precision, parallel, _Memory(device), channels)
     return CompiledDetector(detector, lru_cache(max_graphs)(capture))
 
 
@@ -164,10 +168,16 @@ class _FixedShape:
     """
 
     def __init__(
-        self, network: _Network, precision: str, parallel: bool, memory: _Memory, shape: tuple[int, ...]
+        self,
+        network: _Network,
+        precision: str,
+        parallel: bool,
+        memory: _Memory,
+        channels: int,
+        shape: tuple[int, ...],
     ) -> None:
         self.network, self.precision, self.parallel = network, precision, parallel
-        self.memory, self.shape = memory, shape
+        self.memory, self.shape = memory, (shape[0], channels, *shape[2:])
         self.device, self.dtype = memory.stream.device, INFERENCE_PRECISIONS[precision]
         self.is_known = False
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -177,26 +187,30 @@ class _FixedShape:
         with torch.cuda.device(self.device):
             batch = images.tensors.to(self.device, non_blocking=True)
             if not self.is_known:
-                rows = self._run(batch.to(self.dtype, memory_format=torch.channels_last), limits.to(self.device))
+                rows = self._run(*self._inputs(batch, limits))
                 self.is_known = True
                 return rows
             if self.graph is None:
-                self._capture()
-            self.images.copy_(batch)
+                self._capture(batch, limits)
+            self.images[:, : batch.shape[1]].copy_(batch)
             self.limits.copy_(limits, non_blocking=True)
             self.graph.replay()
         return self.rows
+
+    def _inputs(self, batch: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+        images = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        images[:, : batch.shape[1]].copy_(batch)
+        return images, limits.to(self.device)
 
     def _run(self, images: Tensor, limits: Tensor) -> Tensor:
         precise = torch.autocast("cuda", enabled=False)
         with precise, _tf32(self.precision != "float32"), measured_kernels(self.precision):
             return self.network(images, limits)
 
-    def _capture(self) -> None:
+    def _capture(self, batch: Tensor, limits: Tensor) -> None:
         start = time.perf_counter()
-        images = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        self.images = images.to(memory_format=torch.channels_last)
-        self.limits = torch.zeros(self.shape[0], 4, device=self.device)
+        self.images, self.limits = self._inputs(batch, limits)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that pins batches, may go on calling CUDA meanwhile.
         mode = {"capture_error_mode": "thread_local"}

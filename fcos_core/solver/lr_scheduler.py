@@ -57,8 +57,8 @@ class WarmupMultiStepLR(LRScheduler):
 
     def get_lr(self) -> list[float]:
         iteration = max(self.last_epoch, 1)
-        decay = self.gamma ** bisect_right(self.milestones, iteration)
-        return [base * self._warmup(iteration) * decay for base in self.base_lrs]
+        warmup, decay = self._warmup(iteration), self.gamma ** bisect_right(self.milestones, iteration)
+        return [base * warmup * decay for base in self.base_lrs]
 
     def _warmup(self, iteration: int) -> float:
         if iteration >= self.warmup_iters:

@@ -21,7 +21,7 @@ class HRFPN(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int, conv_stride: int) -> None:
         super().__init__()
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels = tuple(in_channels), out_channels
         self.strides = tuple(4 * conv_stride * 2**level for level in range(num_levels))
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(in_channels), out_channels, 1))
         self.fpn_conv = nn.ModuleList(
