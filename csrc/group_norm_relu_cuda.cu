@@ -55,10 +55,10 @@ struct Chunk {
   }
 };
 
-// The normalization of a thread's channels: x to x * rstd + shift, and that times weight, plus bias.
+// The normalization of a thread's channels, in the definition's order: it decides alike where an output is 0.
 template <typename math_t, int kSize>
 struct Channels {
-  math_t rstd[kSize], shift[kSize], weight[kSize], bias[kSize];
+  math_t mean[kSize], rstd[kSize], weight[kSize], bias[kSize];
 
   __device__ Channels(
       const Chunk& chunk, const math_t* means, const math_t* rstds, const math_t* weights, const math_t* biases, int groups
@@ -67,19 +67,19 @@ struct Channels {
     for (int i = 0; i < kSize; ++i) {
       const int channel = chunk.column * kSize + i;
       const int64_t group = static_cast<int64_t>(blockIdx.y) * groups + channel / group_size;
+      mean[i] = means[group];
       rstd[i] = rstds[group];
-      shift[i] = -means[group] * rstd[i];
       weight[i] = weights[channel];
       bias[i] = biases[channel];
     }
   }
 
   __device__ math_t normalized(int i, math_t x) const {
-    return std::fma(x, rstd[i], shift[i]);
+    return (x - mean[i]) * rstd[i];
   }
 
   __device__ math_t output(int i, math_t normalized) const {
-    return std::fma(normalized, weight[i], bias[i]);
+    return normalized * weight[i] + bias[i];
   }
 };
 
@@ -320,13 +320,13 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(
   using Vec = Vector<scalar_t>;
   const Chunk chunk(pixels, columns);
   const Channels<math_t, Vec::kSize> channels(chunk, means, rstds, weights, biases, groups);
-  math_t mean[Vec::kSize], product[Vec::kSize];
+  math_t sums[Vec::kSize], products[Vec::kSize]; // as means over the group
   const int group_size = columns * Vec::kSize / groups;
   for (int i = 0; i < Vec::kSize; ++i) {
     const int group = (chunk.column * Vec::kSize + i) / group_size;
     const math_t* of_group = group_means + 2 * (static_cast<int64_t>(blockIdx.y) * groups + group);
-    mean[i] = of_group[0];
-    product[i] = of_group[1];
+    sums[i] = of_group[0];
+    products[i] = of_group[1];
   }
   chunk.for_each_pixel([&](int64_t index) {
     Vec gradient = reinterpret_cast<const Vec*>(grad)[index];
@@ -337,7 +337,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(
       const bool passes = !(channels.output(i, normalized) <= math_t(0));
       const math_t weighted = passes ? channels.weight[i] * static_cast<math_t>(gradient.value[i]) : math_t(0);
       gradient.value[i] =
-          static_cast<scalar_t>(channels.rstd[i] * (weighted - std::fma(normalized, product[i], mean[i])));
+          static_cast<scalar_t>(channels.rstd[i] * (weighted - std::fma(normalized, products[i], sums[i])));
     }
     reinterpret_cast<Vec*>(result)[index] = gradient;
   });

@@ -150,19 +150,19 @@ def test_kernel_equals_definition(shape, groups, dtype):
     inputs = random_inputs(shape, dtype, "cuda", mean=3.0)
     rounded = torch.finfo(dtype).eps
     found, expected = OPERATOR(*inputs, groups, 1e-5), group_norm_relu_reference(*inputs, groups, 1e-5)
-    # float32 sums of up to 60,000 numbers, one rounding of the result
+    # float32 sums of up to 60,000 numbers, and one rounding of the result; 1 / std multiplies an error of the mean
     tolerance = max(rounded, 1e-5) if dtype != torch.float64 else 1e-11
+    atol = tolerance * max(1.0, float(expected[2].max()))
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=atol)
     assert found[0].is_contiguous(memory_format=torch.channels_last)
     grad = torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
     found = BACKWARD(grad, *inputs, *expected[1:])
     expected = group_norm_relu_backward_reference(grad, *inputs, *expected[1:])
-    # Where the output is within rounding of 0 the rectifier may decide otherwise: few elements, bounded in sum.
-    wrong = (found[0] - expected[0]).abs() > 10 * tolerance * expected[0].abs().amax().clamp(min=1)
-    assert wrong.float().mean() < 1e-3
+    # A gradient is a difference of terms that 1 / std multiplies.
+    torch.testing.assert_close(found[0], expected[0], rtol=tolerance, atol=10 * atol)
     for one, other in zip(found[1:], expected[1:], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().amax()) + tolerance)
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().amax()))
 
 
 @needs_gpu
@@ -176,9 +176,9 @@ def test_kernel_equals_definition(shape, groups, dtype):
 )
 def test_any_shape(images, height, width, vectors, groups):
     require_kernel()
-    inputs = random_inputs((images, 4 * vectors, height, width), torch.float32, "cuda")
+    inputs = random_inputs((images, 4 * vectors, height, width), torch.float64, "cuda")
     found, expected = OPERATOR(*inputs, groups, 1e-5)[0], group_norm_relu_reference(*inputs, groups, 1e-5)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @needs_gpu
