@@ -136,9 +136,8 @@ def _train(
         values = _over_processes(losses)
         if not math.isfinite(sum(values.values())):
             _stop(iteration, values, losses, _image_ids(data_loader, indices), state)
-        # Read while the device has nothing left to do. A norm without end is of a step that float16 leaves out.
-        if norm is not None and math.isfinite(norm := norm.item()):
-            values["grad_norm"] = norm
+        if norm is not None:  # read while the device has nothing left to do
+            values["grad_norm"] = norm.item()
         guard.at(iteration, "optimizer step")
         with state.finishing(iteration):
             step.update()

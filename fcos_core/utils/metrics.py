@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class SmoothedValue:
-    """The last values of a series and the mean of all of them.
+    """The last values of a series and the mean of all that are finite.
+
+    A gradient's norm is infinite where float16 overflows and the step is left out.
 
     Args:
         window_size: number of values that the median is over.
@@ -27,8 +30,9 @@ class SmoothedValue:
 
     def update(self, value: float) -> None:
         self._recent.append(value)
-        self._total += value
-        self._count += 1
+        if math.isfinite(value):
+            self._total += value
+            self._count += 1
 
     @property
     def median(self) -> float:
@@ -36,7 +40,7 @@ class SmoothedValue:
 
     @property
     def global_avg(self) -> float:
-        return self._total / self._count
+        return self._total / self._count if self._count else math.inf
 
 
 class MetricLogger:
@@ -51,7 +55,9 @@ class MetricLogger:
             self.meters[name].update(float(value))
 
     def medians(self) -> dict[str, float]:
-        return {name: meter.median for name, meter in self.meters.items()}
+        """Those that are finite: JSON has no others."""
+        medians = {name: meter.median for name, meter in self.meters.items()}
+        return {name: value for name, value in medians.items() if math.isfinite(value)}
 
     def __str__(self) -> str:
         return self.delimiter.join(
