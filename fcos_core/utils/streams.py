@@ -36,7 +36,7 @@ def parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
     # Tensor.record_stream: `tasks` holds what they read until the join, and a side stream writes to what was freed
     # since only after its next fork, which waits for all that was queued on the main stream till then.
     main = torch.cuda.current_stream()
-    sides = _sides(main.device_index, len(tasks) - 1)
+    sides = _sides(main, len(tasks) - 1)
     for side in sides:
         side.wait_stream(main)
     results = []
@@ -48,9 +48,14 @@ def parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
     return results
 
 
-def _sides(device: int, count: int) -> list[torch.cuda.Stream]:
-    """The same streams at every fork: what one fork frees, the next one can reuse."""
-    streams = _side_streams.setdefault(device, [])
-    while len(streams) < count:
-        streams.append(torch.cuda.Stream(device))
-    return streams[:count]
+def _sides(main: torch.cuda.Stream, count: int) -> list[torch.cuda.Stream]:
+    """The same streams at every fork from `main`: what one fork frees, the next one can reuse.
+
+    PyTorch has 32 streams, which it hands out in turn: `main` may be one of those that served another fork.
+    """
+    streams = _side_streams.setdefault(main.device_index, [])
+    while len(others := [stream for stream in streams if stream != main]) < count:
+        stream = torch.cuda.Stream(main.device_index)
+        if stream not in streams:
+            streams.append(stream)
+    return others[:count]

@@ -1,10 +1,12 @@
 """Independent parts, in order and on CUDA streams."""
 
+import itertools
 from functools import partial
 
 import pytest
 import torch
 
+from fcos_core.utils import streams
 from fcos_core.utils.streams import forked_streams, parallel
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA streams need a GPU")
@@ -30,13 +32,24 @@ def test_forking_ends_with_its_block_whatever_happens_in_it(monkeypatch):
     assert parallel([lambda: 1, lambda: 2]) == [1, 2]
 
 
+def test_side_streams_are_others_than_the_callers(monkeypatch):
+    class Stream(int):
+        device_index = 0
+
+    handed_out = itertools.cycle(range(4))  # as PyTorch does, from 32
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(next(handed_out)))
+    monkeypatch.setattr(streams, "_side_streams", {})
+    assert [streams._sides(Stream(3), count) for count in (1, 2, 3)] == [[0], [0, 1], [0, 1, 2]]
+    assert [streams._sides(Stream(1), 3) for _ in range(2)] == [[0, 2, 3]] * 2
+
+
 @needs_gpu
 def test_each_task_has_a_stream_and_the_first_one_the_callers():
     with forked_streams():
         for _ in range(2):
-            streams = parallel([torch.cuda.current_stream] * 3)
-    assert streams[0] == torch.cuda.current_stream()
-    assert len({stream.cuda_stream for stream in streams}) == 3
+            used = parallel([torch.cuda.current_stream] * 3)
+    assert used[0] == torch.cuda.current_stream()
+    assert len({stream.cuda_stream for stream in used}) == 3
 
 
 @needs_gpu
