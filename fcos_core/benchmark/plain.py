@@ -83,11 +83,11 @@ class PlainPostProcessor:
         self, boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int, size: tuple[int, int]
     ) -> BoxList:
         kept = []
+        # With the corner pixels counted in, IoU is that of boxes which end one pixel further.
+        ends = boxes + boxes.new_tensor([0, 0, 1, 1])
         for label in range(1, num_classes + 1):
             own = (labels == label).nonzero().squeeze(1)
-            # With the corner pixels counted in, IoU is that of boxes which end one pixel further.
-            ends = boxes[own] + boxes.new_tensor([0, 0, 1, 1])
-            kept.append(own[nms(ends, scores[own], self.nms_threshold)])
+            kept.append(own[nms(ends[own], scores[own], self.nms_threshold)])
         kept = torch.cat(kept)
         if len(kept) > self.detections_per_image:
             rank = len(kept) - self.detections_per_image + 1

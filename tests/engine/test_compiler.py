@@ -250,9 +250,8 @@ def test_memory_does_not_grow(gpu_model):
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
 
-    for _ in range(3):
-        before = run()
-    for _ in range(5):
-        after = run()
-    assert after[0] == before[0]
-    assert after[1] <= before[1]
+    run()  # the first measures kernels
+    # Where small blocks find room may change from run to run and repeat after a few; what leaks grows in every one.
+    before, after = ([run() for _ in range(5)] for _ in range(2))
+    assert {allocated for allocated, _ in before + after} == {before[0][0]}
+    assert max(reserved for _, reserved in after) <= max(reserved for _, reserved in before)
