@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fcos_core.errors import InputError, require
 from fcos_core.layers.conv_norm import convert_convs
-from fcos_core.layers.kernel_choice import measured_kernels
 from fcos_core.modeling.backbone.pad_channels import pad_channels
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.locations import compute_locations
@@ -49,7 +48,7 @@ def compile_for_inference(
         model: as `build_detection_model` makes it.
         device: where it is to run; where `model` is without it.
         precision: "float32", on GPUs without TF32; "tf32", float32 whose convolutions may use TF32 (GPU);
-            "bfloat16"; "float16" (GPU). Normalization statistics, scores and boxes are float32 in all of them.
+            "bfloat16"; "float16" (GPU). Normalization is summed in float32, scores and boxes are float32 in all.
         parallel: GPU: HRNet's branches, and the head's towers on every level, are parallel branches of the graph.
         max_graphs: GPU: captured graphs that are kept; the least recently used is dropped.
 
@@ -164,7 +163,7 @@ class _FixedShape:
     """The network for batches of one shape: run as it is for the first of them, and captured for the next.
 
     A capture takes as long as many runs, which a shape that comes once would not earn. The first run also loads
-    kernels, and lets cuDNN and `use_fused` choose among them, which a capture cannot.
+    kernels and lets cuDNN choose among its own, which a capture cannot.
     """
 
     def __init__(
@@ -204,8 +203,7 @@ class _FixedShape:
         return images, limits.to(self.device)
 
     def _run(self, images: Tensor, limits: Tensor) -> Tensor:
-        precise = torch.autocast("cuda", enabled=False)
-        with precise, _tf32(self.precision != "float32"), measured_kernels(self.precision):
+        with torch.autocast("cuda", enabled=False), _tf32(self.precision != "float32"):
             return self.network(images, limits)
 
     def _capture(self, batch: Tensor, limits: Tensor) -> None:

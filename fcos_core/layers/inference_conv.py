@@ -1,19 +1,17 @@
 """A convolution for inference, which adds and rectifies while it writes its output."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from fcos_core.layers.add_relu import add_relu_
-from fcos_core.layers.kernel_choice import use_fused
 
 
 class InferenceConv2d(nn.Conv2d):
     """`conv` with another weight and bias, fixed, and all of a residual block's step in one kernel.
 
-    The kernels are oneDNN's and cuDNN's, by the operators that PyTorch's own compilers lower to; cuDNN's only within
-    `measured_kernels`. Where there is none the same is computed step by step.
+    On a CPU the kernels are oneDNN's, by the operators that PyTorch's own compiler lowers to. On CUDA one kernel does
+    what follows cuDNN's convolution: cuDNN's own that do all of it are for some shapes many times slower (PyTorch issue
+    68506), or are compiled anew for every shape.
 
     Args:
         conv: gives stride, padding, dilation and groups.
@@ -42,16 +40,6 @@ class InferenceConv2d(nn.Conv2d):
         """
         if _is_for_onednn(x):
             return self._onednn(x, shortcut, relu)
-        separate = partial(self._separate, x, shortcut, relu)
-        if x.is_cuda and relu:
-            shape = (self.weight.shape, self.stride, self.padding, self.dilation, self.groups)
-            key = (x.device, x.dtype, x.shape, *shape, self.bias is None, shortcut is None)
-            fused = partial(self._cudnn, x, shortcut)
-            if use_fused(key, fused, separate):
-                return fused()
-        return separate()
-
-    def _separate(self, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
         # cuDNN's convolutions have no bias: PyTorch would add it in a pass of its own.
         inside, after = (None, self.bias) if x.is_cuda else (self.bias, None)
         return add_relu_(self._conv_forward(x, self.weight, inside), after, shortcut, relu)
@@ -66,12 +54,6 @@ class InferenceConv2d(nn.Conv2d):
         return torch.ops.mkldnn._convolution_pointwise_.binary(
             shortcut, x, self.weight, self.bias, *shape, "add", 1.0, then, [], None
         )
-
-    def _cudnn(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
-        shape = (self.stride, self.padding, self.dilation, self.groups)
-        if shortcut is None:
-            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *shape)
-        return torch.cudnn_convolution_add_relu(x, self.weight, shortcut, 1.0, self.bias, *shape)
 
 
 def _is_for_onednn(x: Tensor) -> bool:
