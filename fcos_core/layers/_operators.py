@@ -65,8 +65,16 @@ except ImportError as error:
         f"slower pure PyTorch ones serve. {_HOW_TO_BUILD}",
         stacklevel=2,
     )
-    for _name, (_schema, _) in _DEFINITIONS.items():
-        torch.library.define(f"fcos_core::{_name}", _schema)
+
+_missing = [name for name in _DEFINITIONS if not hasattr(torch.ops.fcos_core, name)]
+if COMPILED and _missing:
+    warnings.warn(
+        f"The compiled operators of fcos_core are older than its source and lack {', '.join(_missing)}; "
+        f"slower pure PyTorch ones serve. {_HOW_TO_BUILD}",
+        stacklevel=2,
+    )
+for _name in _missing:
+    torch.library.define(f"fcos_core::{_name}", _DEFINITIONS[_name][0])
 
 
 @functools.cache
