@@ -16,8 +16,8 @@
 #include "group_norm_relu.h"
 #include "vector_cuda.h"
 
-// A channels-last map is a matrix of pixels by channels, and each thread keeps to the channels of one Vector. Sums
-// over pixels are taken in two steps, blocks of kPixels first, always in the same order whatever the batch.
+// A channels-last map is a matrix of pixels by channels, and each thread keeps to the channels of one Vector. What is
+// taken over pixels is taken in two steps, blocks of kPixels first, always in the same order whatever the batch.
 
 namespace fcos_core {
 namespace {
@@ -138,69 +138,100 @@ __device__ void add_chunks(
   }
 }
 
-// Sums of x - x0 and of its square, x0 being the image's first pixel: near the mean, so that no digits are lost.
+// Of some numbers; squares are those of their distances to the mean, so that no digits are lost.
+template <typename math_t>
+struct Moments {
+  math_t count, mean, squares;
+
+  // Those of both together (Chan et al. 1979).
+  __device__ void add(const Moments& other) {
+    const math_t total = count + other.count;
+    if (total > math_t(0)) {
+      const math_t distance = other.mean - mean;
+      const math_t share = other.count / total;
+      mean += distance * share;
+      squares += other.squares + distance * distance * count * share;
+      count = total;
+    }
+  }
+};
+
+// Per channel the mean of the chunk's pixels and the squares of their distances to it.
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads)
     moments_kernel(const scalar_t* x, int64_t pixels, int columns, math_t* partial) {
   using Vec = Vector<scalar_t>;
+  __shared__ math_t lane_means[kThreads * Vec::kSize], lane_squares[kThreads * Vec::kSize];
   const Chunk chunk(pixels, columns);
-  const Vec* vectors = reinterpret_cast<const Vec*>(x);
-  const Vec origin = vectors[chunk.start * columns + chunk.column];
-  math_t sum[Vec::kSize] = {}, square[Vec::kSize] = {};
+  const int channels = columns * Vec::kSize;
+  math_t count = 0, mean[Vec::kSize] = {}, square[Vec::kSize] = {};
   chunk.for_each_pixel([&](int64_t index) {
-    const Vec vector = vectors[index];
+    const Vec vector = reinterpret_cast<const Vec*>(x)[index];
+    count += math_t(1);
+    const math_t share = math_t(1) / count;
 #pragma unroll
     for (int i = 0; i < Vec::kSize; ++i) {
-      const math_t value = static_cast<math_t>(vector.value[i]) - static_cast<math_t>(origin.value[i]);
-      sum[i] += value;
-      square[i] = std::fma(value, value, square[i]);
+      const auto value = static_cast<math_t>(vector.value[i]);
+      const math_t distance = value - mean[i];
+      mean[i] = std::fma(distance, share, mean[i]);
+      square[i] = std::fma(distance, value - mean[i], square[i]);
     }
   });
-  const int64_t block = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
-  add_lanes(chunk, sum, square, partial + block * 2 * columns * Vec::kSize);
+  if (chunk.lane < chunk.lanes) {
+    for (int i = 0; i < Vec::kSize; ++i) {
+      const int place = chunk.lane * channels + chunk.column * Vec::kSize + i;
+      lane_means[place] = mean[i];
+      lane_squares[place] = square[i];
+    }
+  }
+  __syncthreads();
+  math_t* result = partial + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * 2 * channels;
+  const auto length = static_cast<int>(chunk.last - chunk.first);
+  for (int channel = threadIdx.x; channel < channels; channel += kThreads) {
+    Moments<math_t> total{};
+    for (int lane = 0; lane < chunk.lanes && lane < length; ++lane) {
+      const auto in_lane = static_cast<math_t>((length - lane + chunk.lanes - 1) / chunk.lanes);
+      total.add({in_lane, lane_means[lane * channels + channel], lane_squares[lane * channels + channel]});
+    }
+    result[channel] = total.mean;
+    result[channels + channel] = total.squares;
+  }
 }
 
 // Mean and 1 / standard deviation of group blockIdx.x of image blockIdx.y.
-template <typename scalar_t, typename math_t>
+template <typename math_t>
 __global__ void __launch_bounds__(kThreads) statistics_kernel(
-    const scalar_t* x,
-    const math_t* partial,
-    int64_t pixels,
-    int64_t chunks,
-    int channels,
-    math_t epsilon,
-    math_t* means,
-    math_t* rstds
+    const math_t* partial, int64_t pixels, int64_t chunks, int channels, math_t epsilon, math_t* means, math_t* rstds
 ) {
-  __shared__ math_t channel_means[kThreads], channel_squares[kThreads];
-  const int groups = gridDim.x;
-  const int group_size = channels / groups;
-  math_t sum, square;
-  add_chunks(partial, chunks, channels, group_size, sum, square);
-  const auto count = static_cast<math_t>(pixels);
-  if (threadIdx.x < group_size) {
-    const int64_t first = blockIdx.y * pixels * channels + blockIdx.x * group_size + threadIdx.x;
-    channel_means[threadIdx.x] = static_cast<math_t>(x[first]) + sum / count;
-    channel_squares[threadIdx.x] = square - sum * (sum / count); // of the distances to the channel's mean
+  __shared__ math_t counts[kThreads], part_means[kThreads], part_squares[kThreads];
+  const int group_size = channels / gridDim.x;
+  const int lanes = kThreads / group_size;
+  const int thread = static_cast<int>(threadIdx.x);
+  const math_t* image = partial + blockIdx.y * chunks * 2 * channels + blockIdx.x * group_size + thread % group_size;
+  Moments<math_t> own{};
+  if (thread < lanes * group_size) {
+    for (int64_t chunk = thread / group_size; chunk < chunks; chunk += lanes) {
+      const int64_t left = pixels - chunk * kPixels;
+      const auto count = static_cast<math_t>(left < kPixels ? left : kPixels);
+      own.add({count, image[chunk * 2 * channels], image[(chunk * 2 + 1) * channels]});
+    }
   }
-  __syncthreads();
-  if (threadIdx.x > 0) {
-    return;
+  for (int threads = kThreads; threads > 1; threads /= 2) { // the upper half's to the lower half
+    counts[thread] = own.count;
+    part_means[thread] = own.mean;
+    part_squares[thread] = own.squares;
+    __syncthreads();
+    const int other = thread + threads / 2;
+    if (other < threads) {
+      own.add({counts[other], part_means[other], part_squares[other]});
+    }
+    __syncthreads();
   }
-  math_t mean = 0;
-  for (int i = 0; i < group_size; ++i) {
-    mean += channel_means[i];
+  if (thread == 0) {
+    const int64_t group = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    means[group] = own.mean;
+    rstds[group] = math_t(1) / std::sqrt(own.squares / own.count + epsilon);
   }
-  mean /= group_size;
-  math_t squares = 0;
-  for (int i = 0; i < group_size; ++i) {
-    const math_t distance = channel_means[i] - mean;
-    squares += channel_squares[i] + count * distance * distance;
-  }
-  const math_t variance = squares < math_t(0) ? math_t(0) : squares / (count * group_size);
-  const int64_t group = static_cast<int64_t>(blockIdx.y) * groups + blockIdx.x;
-  means[group] = mean;
-  rstds[group] = math_t(1) / std::sqrt(variance + epsilon);
 }
 
 template <typename scalar_t, typename math_t>
@@ -384,8 +415,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
         x.const_data_ptr<scalar_t>(), pixels, columns, partial.mutable_data_ptr<math_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    statistics_kernel<scalar_t, math_t><<<over_groups, kThreads, 0, stream>>>(
-        x.const_data_ptr<scalar_t>(),
+    statistics_kernel<math_t><<<over_groups, kThreads, 0, stream>>>(
         partial.const_data_ptr<math_t>(),
         pixels,
         chunks,
@@ -419,9 +449,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_backward_cuda(
     const at::Tensor& mean,
     const at::Tensor& rstd
 ) {
+  TORCH_CHECK(mean.dim() == 2, "group_norm_relu_backward: mean must have shape (N, groups), it has ", mean.sizes(), ".");
   const int64_t groups = mean.size(1);
   check_group_norm_relu_inputs(input, weight, bias, groups);
   check_fits(input, groups);
+  TORCH_CHECK(
+      output_gradient.sizes() == input.sizes() && mean.size(0) == input.size(0) && mean.sizes() == rstd.sizes(),
+      "group_norm_relu_backward: grad must have x's shape ",
+      input.sizes(),
+      ", and mean and rstd that which group_norm_relu gave them; they have ",
+      output_gradient.sizes(),
+      ", ",
+      mean.sizes(),
+      " and ",
+      rstd.sizes(),
+      "."
+  );
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const at::Tensor x = aligned(input, at::MemoryFormat::ChannelsLast);
   const at::Tensor grad = aligned(output_gradient, at::MemoryFormat::ChannelsLast);

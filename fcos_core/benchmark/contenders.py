@@ -51,6 +51,7 @@ def our_inference(config: Config, detector: Detector, images: Tensor, precision:
 
     compiled = compile_for_inference(detector, images.device, precision, parallel)
     batch = network_input(config, images)
+    compiled(batch)  # on CUDA the second batch of a shape is captured: the warm-up's
     return lambda: [found.to("cpu") for found in compiled(batch)]
 
 

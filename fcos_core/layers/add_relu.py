@@ -30,5 +30,6 @@ def _has_kernel(x: Tensor) -> bool:
         x.is_cuda
         and x.numel() < 2**31
         and x.is_contiguous(memory_format=torch.channels_last)
+        and x.data_ptr() % 16 == 0
         and _operators.has_kernel("add_relu_", "CUDA")
     )

@@ -14,7 +14,8 @@ def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """`relu(norm(x))` for x (N, C, H, W).
 
     On CUDA PyTorch's own kernels copy a channels-last map to NCHW, from which the next convolution copies it back;
-    the operator of this package stays channels-last, and keeps x alone for the backward pass.
+    the operator of this package stays channels-last, and keeps x alone for the backward pass. Of half inputs it rounds
+    the output alone; PyTorch's kernels round `weight` and `bias` too.
     """
     if _has_kernel(x, norm):
         return torch.ops.fcos_core.group_norm_relu(x, norm.weight, norm.bias, norm.num_groups, norm.eps)[0]
@@ -24,6 +25,8 @@ def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 def _has_kernel(x: Tensor, norm: nn.GroupNorm) -> bool:
     # A compiler fuses the separate operators itself.
     if not x.is_cuda or torch.compiler.is_compiling() or not _operators.has_kernel("group_norm_relu", "CUDA"):
+        return False
+    if not norm.affine:
         return False
     pixel_bytes = x.shape[1] * x.element_size()
     return (

@@ -1,7 +1,6 @@
 """The compiled detector finds what the detector finds. Tolerances are the issue's: 0.05 px, 1e-4 in score."""
 
 import copy
-from functools import lru_cache
 
 import pytest
 import torch
@@ -9,9 +8,11 @@ from torch import nn
 
 from fcos_core.config import cfg
 from fcos_core.engine import compile_for_inference, compiler
+from fcos_core.engine.cuda_graphs import GraphPerShape
 from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import convert_convs, has_fixed_statistics
 from fcos_core.modeling.detector import build_detection_model
+from fcos_core.modeling.fcos.postprocess import last_pixels, to_box_lists
 from fcos_core.structures.image_list import ImageList
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -151,17 +152,6 @@ def test_settings_that_cannot_be(options, message):
         compile_for_inference(tiny_hrnet(), device="cpu", **options)
 
 
-@pytest.mark.parametrize("allowed", [True, False])
-@pytest.mark.parametrize("default", [True, False])
-def test_settings_of_pytorch_are_restored(allowed, default, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", default)
-    with pytest.raises(ZeroDivisionError), compiler._tf32(allowed):
-        # Raises where PyTorch finds its settings contradictory.
-        nn.functional.conv2d(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3))
-        raise ZeroDivisionError
-    assert torch.backends.cudnn.allow_tf32 is default
-
-
 def uncaptured(detector, shapes, max_graphs):
     """What a GPU runs, without a GPU: in place of graphs the network of fixed shapes itself.
 
@@ -169,12 +159,14 @@ def uncaptured(detector, shapes, max_graphs):
     """
     network = compiler._Network(detector)
 
-    @lru_cache(max_graphs)
-    def graphs(shape):
-        shapes.append(shape)
-        return lambda batch: network(batch.tensors, compiler.last_pixels(batch.image_sizes))
+    def run(batch):
+        return network(batch.tensors, last_pixels(batch.image_sizes))
 
-    return compiler.CompiledDetector(detector, graphs)
+    def capture(batch):
+        shapes.append(tuple(batch.tensors.shape))
+        return run
+
+    return compiler.CompiledDetector(detector, GraphPerShape(run, capture, max_graphs))
 
 
 def test_network_of_fixed_shapes_finds_the_same(model):
@@ -182,13 +174,20 @@ def test_network_of_fixed_shapes_finds_the_same(model):
         check_same(uncaptured(copy.deepcopy(model), [], 1)(images()), model(images()))
 
 
-def test_a_graph_serves_a_padded_shape_and_the_least_recently_used_one_is_dropped():
+def test_a_graph_serves_a_padded_shape():
     shapes = []
     compiled = uncaptured(tiny_hrnet(), shapes, max_graphs=2)
-    for height in (32, 64, 40, 20, 96, 32, 64):
+    for height in (32, 64, 40, 20):
         compiled(images([(height, 64), (20, 60)]))
-    # 40 is padded to 64, 20 to 32; 96 drops 64, which was used before 32; 64 then drops 96.
-    assert shapes == [(2, 3, height, 64) for height in (32, 64, 96, 64)]
+    # 40 is padded to 64, 20 to 32.
+    assert shapes == [(2, 3, height, 64) for height in (64, 32)]
+
+
+@pytest.mark.parametrize("channels", [1, 4, 8])
+def test_images_of_other_channels_are_refused(channels):
+    for compiled in (compile_for_inference(tiny_hrnet(), device="cpu"), uncaptured(tiny_hrnet(), [], 1)):
+        with pytest.raises(InputError, match=f"Images have {channels} channels; a detector takes 3"):
+            compiled(torch.zeros(1, channels, 32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +234,7 @@ def test_launches_do_not_wait_for_the_gpu(gpu_model):
         rows = compiled.launch(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    check_same(compiler.to_box_lists(rows, batch.image_sizes), expected, pixels=0, score=0)
+    check_same(to_box_lists(rows, batch.image_sizes), expected, pixels=0, score=0)
 
 
 @needs_gpu

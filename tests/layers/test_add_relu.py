@@ -34,7 +34,7 @@ def random_inputs(shape, dtype, device="cpu", with_bias=True, with_shortcut=True
 def test_equals_the_separate_operators(device, relu, with_shortcut, with_bias, memory_format):
     x, bias, shortcut = random_inputs((2, 6, 3, 5), torch.float64, device, with_bias, with_shortcut)
     x = x.contiguous(memory_format=memory_format)
-    expected = x if bias is None else x + bias[:, None, None]
+    expected = x.clone() if bias is None else x + bias[:, None, None]
     expected = expected if shortcut is None else expected + shortcut
     expected = F.relu(expected) if relu else expected
     by_definition = x.clone()
@@ -61,6 +61,14 @@ def test_kernel_equals_definition(shape, dtype, with_bias, with_shortcut, relu):
     OPERATOR(x, bias, shortcut, relu)
     # the same additions in the same order, rounded once
     assert torch.equal(x, expected)
+
+
+@needs_gpu
+def test_a_channels_last_map_takes_the_kernel(monkeypatch):
+    require_kernel()
+    x, bias, shortcut = random_inputs((1, 8, 4, 4), torch.float32, "cuda")
+    monkeypatch.setattr(F, "relu_", None)  # what the separate operators would call
+    assert add_relu_(x, bias, shortcut, relu=True).amin() == 0
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -78,6 +78,17 @@ def test_operator_is_registered_right(device, dtype):
     torch.library.opcheck(BACKWARD, inputs)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_frozen_parameters_and_a_retained_graph(device):
+    x, weight, bias = random_inputs((2, 8, 3, 5), device=device)
+    y = OPERATOR(x.requires_grad_(), weight, bias.requires_grad_(), 4, 1e-5)[0]
+    first, second = (torch.autograd.grad(y.sum(), [x, bias], retain_graph=True) for _ in range(2))
+    expected = torch.autograd.grad(by_pytorch(x, weight, bias, 4, 1e-5).sum(), [x, bias])
+    for one, other, right in zip(first, second, expected, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, right, rtol=1e-10, atol=1e-10)
+
+
 def test_a_second_derivative_is_refused():
     x, weight, bias = (tensor.requires_grad_() for tensor in random_inputs((1, 4, 2, 2)))
     y = OPERATOR(x, weight, bias, 2, 1e-5)[0]
@@ -179,6 +190,24 @@ def test_any_shape(images, height, width, vectors, groups):
     inputs = random_inputs((images, 4 * vectors, height, width), torch.float64, "cuda")
     found, expected = OPERATOR(*inputs, groups, 1e-5)[0], group_norm_relu_reference(*inputs, groups, 1e-5)[0]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@needs_gpu
+def test_a_channels_last_map_takes_the_kernel(monkeypatch):
+    require_kernel()
+    x = torch.randn(1, 32, 4, 4, device="cuda").to(memory_format=torch.channels_last)
+    monkeypatch.setattr(F, "relu_", None)  # what the separate operators would call
+    assert group_norm_relu(x, layer(32, device="cuda")).amin() == 0
+
+
+@needs_gpu
+def test_outliers_cost_no_digits():
+    require_kernel()
+    x, weight, bias = random_inputs((1, 256, 100, 168), torch.float32, "cuda")
+    x[:, :, 0, 0], x[:, :, -1, 7] = 100, -50
+    found = OPERATOR(x, weight, bias, 32, 1e-5)[2]
+    expected = group_norm_relu_reference(x.double(), weight.double(), bias.double(), 32, 1e-5)[2]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
 
 
 @needs_gpu

@@ -49,6 +49,10 @@ def test_levels_stay_as_they_are(make, multiple):
     for conv in padded.modules():
         if isinstance(conv, InferenceConv2d):
             assert conv.weight.shape[0] % multiple == 0 and conv.weight.shape[1] * conv.groups % multiple == 0
+            assert (conv.out_channels, conv.in_channels // conv.groups) == conv.weight.shape[:2]
+    again = copy.deepcopy(padded)
+    assert pad_channels(again, multiple) == channels
+    assert all(map(torch.equal, again.parameters(), padded.parameters()))
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     levels = padded(F.pad(images, (0, 0, 0, 0, 0, channels - 3)))
     for level, expected in zip(levels, plain(images), strict=True):

@@ -23,16 +23,20 @@ def pad_channels(backbone: nn.Module, multiple: int) -> int:
     convs = [module for module in backbone.modules() if isinstance(module, InferenceConv2d)]
     if any(conv.groups > 1 and (conv.in_channels % multiple or conv.out_channels % multiple) for conv in convs):
         return convs[0].in_channels
-    concatenated = {neck.reduction_conv[0]: neck.in_channels for neck in backbone.modules() if isinstance(neck, HRFPN)}
+    concatenated = {neck.reduction_conv[0]: neck for neck in backbone.modules() if isinstance(neck, HRFPN)}
     for conv in convs:
         weight = conv.weight
         if conv.groups == 1:
-            parts = weight.split(concatenated.get(conv, conv.in_channels), dim=1)
+            widths = concatenated[conv].in_channels if conv in concatenated else conv.in_channels
+            parts = weight.split(widths, dim=1)
             weight = _padded(torch.cat([_padded(part, 1, multiple) for part in parts], dim=1), 0, multiple)
+        conv.out_channels, conv.in_channels = weight.shape[0], weight.shape[1] * conv.groups
         conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
         if conv.bias is not None:
             conv.bias = nn.Parameter(_padded(conv.bias, 0, multiple), requires_grad=False)
-    return convs[0].weight.shape[1]
+    for neck in concatenated.values():
+        neck.in_channels = tuple(width + -width % multiple for width in neck.in_channels)
+    return convs[0].in_channels
 
 
 def _padded(x: Tensor, dim: int, multiple: int) -> Tensor:
