@@ -391,6 +391,32 @@ void check_fits(const at::Tensor& x, int64_t groups) {
   );
 }
 
+// How the kernels divide x (N, C, H, W): by chunks of pixels, or by groups, and images.
+struct Division {
+  int64_t images, pixels, chunks;
+  int channels, groups;
+
+  Division(const at::Tensor& x, int64_t groups)
+      : images(x.size(0)),
+        pixels(x.size(2) * x.size(3)),
+        chunks((pixels + kPixels - 1) / kPixels),
+        channels(static_cast<int>(x.size(1))),
+        groups(static_cast<int>(groups)) {}
+
+  dim3 by_chunk() const {
+    return dim3(static_cast<unsigned int>(chunks), static_cast<unsigned int>(images));
+  }
+
+  dim3 by_group() const {
+    return dim3(static_cast<unsigned int>(groups), static_cast<unsigned int>(images));
+  }
+
+  // Two numbers for each channel of each chunk.
+  at::Tensor partial(const at::Tensor& like) const {
+    return at::empty({images, chunks, 2, channels}, like.options());
+  }
+};
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
     const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double epsilon
 ) {
@@ -399,41 +425,38 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const at::Tensor x = aligned(input, at::MemoryFormat::ChannelsLast);
   const at::Tensor weights = weight.contiguous(), biases = bias.contiguous();
-  const int64_t images = x.size(0), pixels = x.size(2) * x.size(3), chunks = (pixels + kPixels - 1) / kPixels;
-  const auto channels = static_cast<int>(x.size(1));
+  const Division division(x, groups);
   at::Tensor y = at::empty_like(x);
-  at::Tensor means = at::empty({images, groups}, weight.options());
+  at::Tensor means = at::empty({division.images, groups}, weight.options());
   at::Tensor rstds = at::empty_like(means);
-  at::Tensor partial = at::empty({images, chunks, 2, channels}, weight.options());
-  const dim3 over_pixels(static_cast<unsigned int>(chunks), static_cast<unsigned int>(images));
-  const dim3 over_groups(static_cast<unsigned int>(groups), static_cast<unsigned int>(images));
+  at::Tensor partial = division.partial(weight);
   const auto stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_relu_cuda", [&] {
     using math_t = at::opmath_type<scalar_t>;
-    const int columns = channels / Vector<scalar_t>::kSize;
-    moments_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
-        x.const_data_ptr<scalar_t>(), pixels, columns, partial.mutable_data_ptr<math_t>()
+    const int columns = division.channels / Vector<scalar_t>::kSize;
+    moments_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
+        x.const_data_ptr<scalar_t>(), division.pixels, columns, partial.mutable_data_ptr<math_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    statistics_kernel<math_t><<<over_groups, kThreads, 0, stream>>>(
+    statistics_kernel<math_t><<<division.by_group(), kThreads, 0, stream>>>(
         partial.const_data_ptr<math_t>(),
-        pixels,
-        chunks,
-        channels,
+        division.pixels,
+        division.chunks,
+        division.channels,
         static_cast<math_t>(epsilon),
         means.mutable_data_ptr<math_t>(),
         rstds.mutable_data_ptr<math_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    normalize_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
+    normalize_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
         x.const_data_ptr<scalar_t>(),
         means.const_data_ptr<math_t>(),
         rstds.const_data_ptr<math_t>(),
         weights.const_data_ptr<math_t>(),
         biases.const_data_ptr<math_t>(),
-        pixels,
+        division.pixels,
         columns,
-        static_cast<int>(groups),
+        division.groups,
         y.mutable_data_ptr<scalar_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -470,42 +493,39 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_backward_cuda(
   const at::Tensor grad = aligned(output_gradient, at::MemoryFormat::ChannelsLast);
   const at::Tensor weights = weight.contiguous(), biases = bias.contiguous();
   const at::Tensor means = mean.contiguous(), rstds = rstd.contiguous();
-  const int64_t images = x.size(0), pixels = x.size(2) * x.size(3), chunks = (pixels + kPixels - 1) / kPixels;
-  const auto channels = static_cast<int>(x.size(1));
+  const Division division(x, groups);
   at::Tensor result = at::empty_like(x);
-  at::Tensor partial = at::empty({images, chunks, 2, channels}, weight.options());
-  at::Tensor channel_sums = at::empty({images, 2, channels}, weight.options());
-  at::Tensor group_means = at::empty({images, groups, 2}, weight.options());
-  const dim3 over_pixels(static_cast<unsigned int>(chunks), static_cast<unsigned int>(images));
-  const dim3 over_groups(static_cast<unsigned int>(groups), static_cast<unsigned int>(images));
+  at::Tensor partial = division.partial(weight);
+  at::Tensor channel_sums = at::empty({division.images, 2, division.channels}, weight.options());
+  at::Tensor group_means = at::empty({division.images, groups, 2}, weight.options());
   const auto stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_relu_backward_cuda", [&] {
     using math_t = at::opmath_type<scalar_t>;
-    const int columns = channels / Vector<scalar_t>::kSize;
-    gradient_sums_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
+    const int columns = division.channels / Vector<scalar_t>::kSize;
+    gradient_sums_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
         grad.const_data_ptr<scalar_t>(),
         x.const_data_ptr<scalar_t>(),
         means.const_data_ptr<math_t>(),
         rstds.const_data_ptr<math_t>(),
         weights.const_data_ptr<math_t>(),
         biases.const_data_ptr<math_t>(),
-        pixels,
+        division.pixels,
         columns,
-        static_cast<int>(groups),
+        division.groups,
         partial.mutable_data_ptr<math_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    gradient_means_kernel<math_t><<<over_groups, kThreads, 0, stream>>>(
+    gradient_means_kernel<math_t><<<division.by_group(), kThreads, 0, stream>>>(
         partial.const_data_ptr<math_t>(),
         weights.const_data_ptr<math_t>(),
-        pixels,
-        chunks,
-        channels,
+        division.pixels,
+        division.chunks,
+        division.channels,
         channel_sums.mutable_data_ptr<math_t>(),
         group_means.mutable_data_ptr<math_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    gradient_kernel<scalar_t, math_t><<<over_pixels, kThreads, 0, stream>>>(
+    gradient_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
         grad.const_data_ptr<scalar_t>(),
         x.const_data_ptr<scalar_t>(),
         means.const_data_ptr<math_t>(),
@@ -513,9 +533,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_backward_cuda(
         weights.const_data_ptr<math_t>(),
         biases.const_data_ptr<math_t>(),
         group_means.const_data_ptr<math_t>(),
-        pixels,
+        division.pixels,
         columns,
-        static_cast<int>(groups),
+        division.groups,
         result.mutable_data_ptr<scalar_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();

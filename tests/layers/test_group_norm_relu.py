@@ -201,16 +201,6 @@ def test_a_channels_last_map_takes_the_kernel(monkeypatch):
 
 
 @needs_gpu
-def test_outliers_cost_no_digits():
-    require_kernel()
-    x, weight, bias = random_inputs((1, 256, 100, 168), torch.float32, "cuda")
-    x[:, :, 0, 0], x[:, :, -1, 7] = 100, -50
-    found = OPERATOR(x, weight, bias, 32, 1e-5)[2]
-    expected = group_norm_relu_reference(x.double(), weight.double(), bias.double(), 32, 1e-5)[2]
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
-
-
-@needs_gpu
 def test_an_image_does_not_depend_on_the_others():
     require_kernel()
     x, weight, bias = random_inputs((3, 64, 40, 33), torch.bfloat16, "cuda")
@@ -220,12 +210,16 @@ def test_an_image_does_not_depend_on_the_others():
 
 
 @needs_gpu
-def test_a_large_mean_costs_no_digits():
+# PyTorch's CPU kernel is off by 1.5e-6 with the mean and by 1.2e-7 with the outliers.
+@pytest.mark.parametrize(("mean", "outliers", "rtol"), [(1000.0, (), 1e-5), (0.5, (100.0, -50.0), 1e-6)])
+def test_neither_a_large_mean_nor_outliers_cost_digits(mean, outliers, rtol):
     require_kernel()
-    x, weight, bias = random_inputs((1, 32, 64, 64), torch.float32, "cuda", mean=1000.0)
+    x, weight, bias = random_inputs((1, 32, 100, 168), torch.float32, "cuda", mean)
+    for place, value in enumerate(outliers):
+        x[:, :, -place, -place] = value  # the first pixel and the last
     found = OPERATOR(x, weight, bias, 32, 1e-5)[2]
     expected = group_norm_relu_reference(x.double(), weight.double(), bias.double(), 32, 1e-5)[2]
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=0)
 
 
 @needs_gpu
