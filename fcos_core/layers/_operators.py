@@ -191,11 +191,14 @@ def _save_for_sum_backward(
     if scale.requires_grad:
         raise RuntimeError("sigmoid_focal_loss_sum: scale must not require a gradient, it would get none.")
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or backward would be handed zeros for it, as many as logits
     ctx.save_for_backward(*((output[1],) if ctx.with_grad else (logits, targets, scale)))
 
 
-def _focal_loss_sum_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None, None, None]:
+def _focal_loss_sum_gradient(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
     _refuse_second_derivative("sigmoid_focal_loss")
+    if grad is None:
+        return (None,) * 6
     if not ctx.with_grad:
         logits, targets, scale = ctx.saved_tensors
         operator = torch.ops.fcos_core.sigmoid_focal_loss_sum
@@ -216,11 +219,14 @@ def _save_for_group_norm_backward(
     x, weight, bias, *_ = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, bias, mean, rstd)
 
 
-def _group_norm_relu_gradient(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+def _group_norm_relu_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     _refuse_second_derivative("group_norm_relu")
+    if grad is None:
+        return (None,) * 5
     return *torch.ops.fcos_core.group_norm_relu_backward(grad, *ctx.saved_tensors), None, None
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcos_core.layers._reference import (
     sigmoid_focal_loss_reference,
@@ -121,6 +122,30 @@ def test_gradcheck(gamma, device):
     logits, targets, scale = random_inputs(8, 4, device=device)
     function = SigmoidFocalLoss(gamma, 0.25)
     assert torch.autograd.gradcheck(lambda x: function(x, targets, scale) * 3, logits.requires_grad_())
+
+
+class Made(TorchDispatchMode):
+    """The sizes of the tensors that operators make, views left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        made = operator(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not operator.is_view:
+            self.sizes.append(made.numel())
+        return made
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_backward_makes_nothing_as_large_as_the_logits(device):
+    logits, targets, scale = random_inputs(100, 7, device=device)
+    loss = sigmoid_focal_loss_sum(logits.requires_grad_(), targets, scale, 2.0, 0.25)
+    with Made() as made:
+        loss.backward()
+    # The gradient was made with the loss; what is made here is the 1 that backward begins with.
+    assert made.sizes == [1]
 
 
 @pytest.mark.parametrize("device", DEVICES)
