@@ -55,22 +55,30 @@ struct Chunk {
   }
 };
 
+// Means and 1 / standard deviations (images, groups), weights and biases (channels).
+template <typename math_t>
+struct Norm {
+  const math_t* means;
+  const math_t* rstds;
+  const math_t* weights;
+  const math_t* biases;
+  int groups;
+};
+
 // The normalization of a thread's channels, in the definition's order: it decides alike where an output is 0.
 template <typename math_t, int kSize>
 struct Channels {
   math_t mean[kSize], rstd[kSize], weight[kSize], bias[kSize];
 
-  __device__ Channels(
-      const Chunk& chunk, const math_t* means, const math_t* rstds, const math_t* weights, const math_t* biases, int groups
-  ) {
-    const int group_size = chunk.columns * kSize / groups;
+  __device__ Channels(const Chunk& chunk, const Norm<math_t>& norm) {
+    const int group_size = chunk.columns * kSize / norm.groups;
     for (int i = 0; i < kSize; ++i) {
       const int channel = chunk.column * kSize + i;
-      const int64_t group = static_cast<int64_t>(blockIdx.y) * groups + channel / group_size;
-      mean[i] = means[group];
-      rstd[i] = rstds[group];
-      weight[i] = weights[channel];
-      bias[i] = biases[channel];
+      const int64_t group = static_cast<int64_t>(blockIdx.y) * norm.groups + channel / group_size;
+      mean[i] = norm.means[group];
+      rstd[i] = norm.rstds[group];
+      weight[i] = norm.weights[channel];
+      bias[i] = norm.biases[channel];
     }
   }
 
@@ -237,18 +245,14 @@ __global__ void __launch_bounds__(kThreads) statistics_kernel(
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) normalize_kernel(
     const scalar_t* x,
-    const math_t* means,
-    const math_t* rstds,
-    const math_t* weights,
-    const math_t* biases,
+    Norm<math_t> norm,
     int64_t pixels,
     int columns,
-    int groups,
     scalar_t* y
 ) {
   using Vec = Vector<scalar_t>;
   const Chunk chunk(pixels, columns);
-  const Channels<math_t, Vec::kSize> channels(chunk, means, rstds, weights, biases, groups);
+  const Channels<math_t, Vec::kSize> channels(chunk, norm);
   chunk.for_each_pixel([&](int64_t index) {
     Vec vector = reinterpret_cast<const Vec*>(x)[index];
 #pragma unroll
@@ -265,18 +269,14 @@ template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(
     const scalar_t* grad,
     const scalar_t* x,
-    const math_t* means,
-    const math_t* rstds,
-    const math_t* weights,
-    const math_t* biases,
+    Norm<math_t> norm,
     int64_t pixels,
     int columns,
-    int groups,
     math_t* partial
 ) {
   using Vec = Vector<scalar_t>;
   const Chunk chunk(pixels, columns);
-  const Channels<math_t, Vec::kSize> channels(chunk, means, rstds, weights, biases, groups);
+  const Channels<math_t, Vec::kSize> channels(chunk, norm);
   math_t sum[Vec::kSize] = {}, product[Vec::kSize] = {};
   chunk.for_each_pixel([&](int64_t index) {
     const Vec gradient = reinterpret_cast<const Vec*>(grad)[index];
@@ -338,24 +338,20 @@ template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) gradient_kernel(
     const scalar_t* grad,
     const scalar_t* x,
-    const math_t* means,
-    const math_t* rstds,
-    const math_t* weights,
-    const math_t* biases,
+    Norm<math_t> norm,
     const math_t* group_means,
     int64_t pixels,
     int columns,
-    int groups,
     scalar_t* result
 ) {
   using Vec = Vector<scalar_t>;
   const Chunk chunk(pixels, columns);
-  const Channels<math_t, Vec::kSize> channels(chunk, means, rstds, weights, biases, groups);
+  const Channels<math_t, Vec::kSize> channels(chunk, norm);
   math_t sums[Vec::kSize], products[Vec::kSize]; // as means over the group
-  const int group_size = columns * Vec::kSize / groups;
+  const int group_size = columns * Vec::kSize / norm.groups;
   for (int i = 0; i < Vec::kSize; ++i) {
     const int group = (chunk.column * Vec::kSize + i) / group_size;
-    const math_t* of_group = group_means + 2 * (static_cast<int64_t>(blockIdx.y) * groups + group);
+    const math_t* of_group = group_means + 2 * (static_cast<int64_t>(blockIdx.y) * norm.groups + group);
     sums[i] = of_group[0];
     products[i] = of_group[1];
   }
@@ -417,6 +413,18 @@ struct Division {
   }
 };
 
+// The parameters of the kernels, all contiguous.
+template <typename math_t>
+Norm<math_t> norm_of(const at::Tensor& means, const at::Tensor& rstds, const at::Tensor& weights, const at::Tensor& biases) {
+  return {
+      means.const_data_ptr<math_t>(),
+      rstds.const_data_ptr<math_t>(),
+      weights.const_data_ptr<math_t>(),
+      biases.const_data_ptr<math_t>(),
+      static_cast<int>(means.size(1))
+  };
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
     const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double epsilon
 ) {
@@ -434,6 +442,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_relu_cuda", [&] {
     using math_t = at::opmath_type<scalar_t>;
     const int columns = division.channels / Vector<scalar_t>::kSize;
+    const auto norm = norm_of<math_t>(means, rstds, weights, biases);
     moments_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
         x.const_data_ptr<scalar_t>(), division.pixels, columns, partial.mutable_data_ptr<math_t>()
     );
@@ -450,13 +459,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     normalize_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
         x.const_data_ptr<scalar_t>(),
-        means.const_data_ptr<math_t>(),
-        rstds.const_data_ptr<math_t>(),
-        weights.const_data_ptr<math_t>(),
-        biases.const_data_ptr<math_t>(),
+        norm,
         division.pixels,
         columns,
-        division.groups,
         y.mutable_data_ptr<scalar_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -502,16 +507,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_backward_cuda(
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_relu_backward_cuda", [&] {
     using math_t = at::opmath_type<scalar_t>;
     const int columns = division.channels / Vector<scalar_t>::kSize;
+    const auto norm = norm_of<math_t>(means, rstds, weights, biases);
     gradient_sums_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
         grad.const_data_ptr<scalar_t>(),
         x.const_data_ptr<scalar_t>(),
-        means.const_data_ptr<math_t>(),
-        rstds.const_data_ptr<math_t>(),
-        weights.const_data_ptr<math_t>(),
-        biases.const_data_ptr<math_t>(),
+        norm,
         division.pixels,
         columns,
-        division.groups,
         partial.mutable_data_ptr<math_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -528,14 +530,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_backward_cuda(
     gradient_kernel<scalar_t, math_t><<<division.by_chunk(), kThreads, 0, stream>>>(
         grad.const_data_ptr<scalar_t>(),
         x.const_data_ptr<scalar_t>(),
-        means.const_data_ptr<math_t>(),
-        rstds.const_data_ptr<math_t>(),
-        weights.const_data_ptr<math_t>(),
-        biases.const_data_ptr<math_t>(),
+        norm,
         group_means.const_data_ptr<math_t>(),
         division.pixels,
         columns,
-        division.groups,
         result.mutable_data_ptr<scalar_t>()
     );
     C10_CUDA_KERNEL_LAUNCH_CHECK();

@@ -110,8 +110,10 @@ class GpuNetwork:
 
     def _inputs(self, images: ImageList) -> tuple[Tensor, Tensor]:
         count, _, height, width = images.tensors.shape
-        batch = torch.zeros(count, self.channels, height, width, dtype=self.dtype, device=self.device)
-        batch, limits = batch.contiguous(memory_format=torch.channels_last), torch.zeros(count, 4, device=self.device)
+        batch = torch.empty(
+            count, self.channels, height, width, dtype=self.dtype, device=self.device, memory_format=torch.channels_last
+        ).zero_()
+        limits = torch.empty(count, 4, device=self.device)
         self._fill(batch, limits, images)
         return batch, limits
 
