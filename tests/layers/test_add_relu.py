@@ -3,19 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from compiled_kernels import require_kernel
 
-from fcos_core.layers import _operators
 from fcos_core.layers.add_relu import add_relu_, add_relu_reference_
 
 OPERATOR = torch.ops.fcos_core.add_relu_
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
-
-
-def require_kernel():
-    # without a kernel the definition serves, and comparing it with itself could not fail
-    if not _operators.has_kernel("add_relu_", "CUDA"):
-        pytest.skip("fcos_core._C has no CUDA kernel")
 
 
 def random_inputs(shape, dtype, device="cpu", with_bias=True, with_shortcut=True):
@@ -54,7 +48,7 @@ def test_equals_the_separate_operators(device, relu, with_shortcut, with_bias, m
 @pytest.mark.parametrize(("with_bias", "with_shortcut"), [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("relu", [False, True])
 def test_kernel_equals_definition(shape, dtype, with_bias, with_shortcut, relu):
-    require_kernel()
+    require_kernel("add_relu_", "cuda")
     x, bias, shortcut = random_inputs(shape, dtype, "cuda", with_bias, with_shortcut)
     expected = x.clone()
     add_relu_reference_(expected, bias, shortcut, relu)
@@ -65,7 +59,7 @@ def test_kernel_equals_definition(shape, dtype, with_bias, with_shortcut, relu):
 
 @needs_gpu
 def test_a_channels_last_map_takes_the_kernel(monkeypatch):
-    require_kernel()
+    require_kernel("add_relu_", "cuda")
     x, bias, shortcut = random_inputs((1, 8, 4, 4), torch.float32, "cuda")
     monkeypatch.setattr(F, "relu_", None)  # what the separate operators would call
     assert add_relu_(x, bias, shortcut, relu=True).amin() == 0

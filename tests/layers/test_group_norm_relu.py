@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from compiled_kernels import require_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fcos_core.layers import _operators
 from fcos_core.layers._reference import group_norm_relu_backward_reference
 from fcos_core.layers.group_norm_relu import group_norm_relu, group_norm_relu_reference
 from fcos_core.layers.own_dtype import GroupNorm
@@ -15,12 +15,6 @@ from fcos_core.layers.own_dtype import GroupNorm
 OPERATOR = torch.ops.fcos_core.group_norm_relu
 BACKWARD = torch.ops.fcos_core.group_norm_relu_backward
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-def require_kernel():
-    # without a kernel the definition serves, and comparing it with itself could not fail
-    if not _operators.has_kernel("group_norm_relu", "CUDA"):
-        pytest.skip("fcos_core._C has no CUDA kernel")
 
 
 def random_inputs(shape, dtype=torch.float64, device="cpu", mean=0.5, seed=0):
@@ -155,7 +149,7 @@ SHAPES = [
 @pytest.mark.parametrize(("shape", "groups"), SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_kernel_equals_definition(shape, groups, dtype):
-    require_kernel()
+    require_kernel("group_norm_relu", "cuda")
     if shape[1] * dtype.itemsize > 4096:
         dtype = torch.float32
     inputs = random_inputs(shape, dtype, "cuda", mean=3.0)
@@ -186,7 +180,7 @@ def test_kernel_equals_definition(shape, groups, dtype):
     groups=st.sampled_from([1, 2, 4]),
 )
 def test_any_shape(images, height, width, vectors, groups):
-    require_kernel()
+    require_kernel("group_norm_relu", "cuda")
     inputs = random_inputs((images, 4 * vectors, height, width), torch.float64, "cuda")
     found, expected = OPERATOR(*inputs, groups, 1e-5)[0], group_norm_relu_reference(*inputs, groups, 1e-5)[0]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -194,7 +188,7 @@ def test_any_shape(images, height, width, vectors, groups):
 
 @needs_gpu
 def test_a_channels_last_map_takes_the_kernel(monkeypatch):
-    require_kernel()
+    require_kernel("group_norm_relu", "cuda")
     x = torch.randn(1, 32, 4, 4, device="cuda").to(memory_format=torch.channels_last)
     monkeypatch.setattr(F, "relu_", None)  # what the separate operators would call
     assert group_norm_relu(x, layer(32, device="cuda")).amin() == 0
@@ -202,7 +196,7 @@ def test_a_channels_last_map_takes_the_kernel(monkeypatch):
 
 @needs_gpu
 def test_an_image_does_not_depend_on_the_others():
-    require_kernel()
+    require_kernel("group_norm_relu", "cuda")
     x, weight, bias = random_inputs((3, 64, 40, 33), torch.bfloat16, "cuda")
     together = OPERATOR(x, weight, bias, 32, 1e-5)[0]
     alone = torch.cat([OPERATOR(image, weight, bias, 32, 1e-5)[0] for image in x.split(1)])
@@ -213,7 +207,7 @@ def test_an_image_does_not_depend_on_the_others():
 # PyTorch's CPU kernel is off by 1.5e-6 with the mean and by 1.2e-7 with the outliers.
 @pytest.mark.parametrize(("mean", "outliers", "rtol"), [(1000.0, (), 1e-5), (0.5, (100.0, -50.0), 1e-6)])
 def test_neither_a_large_mean_nor_outliers_cost_digits(mean, outliers, rtol):
-    require_kernel()
+    require_kernel("group_norm_relu", "cuda")
     x, weight, bias = random_inputs((1, 32, 100, 168), torch.float32, "cuda", mean)
     for place, value in enumerate(outliers):
         x[:, :, -place, -place] = value  # the first pixel and the last
@@ -224,7 +218,7 @@ def test_neither_a_large_mean_nor_outliers_cost_digits(mean, outliers, rtol):
 
 @needs_gpu
 def test_what_does_not_fit_is_named_and_the_layer_computes_it_otherwise():
-    require_kernel()
+    require_kernel("group_norm_relu", "cuda")
     x = torch.randn(1, 33, 4, 4, device="cuda").to(memory_format=torch.channels_last)
     norm = nn.GroupNorm(3, 33, device="cuda")
     with pytest.raises(RuntimeError, match="whole multiples of 16 bytes"):

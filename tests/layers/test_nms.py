@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from compiled_kernels import require_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,12 +13,6 @@ DEVICES = [
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
 ]
 IMPLEMENTATIONS = {"operator": torch.ops.fcos_core.nms_mask, "definition": nms_mask_reference}
-
-
-def require_kernel(device: str) -> None:
-    # without a kernel the definition serves, and comparing it with itself could not fail
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("fcos_core::nms_mask", device.upper()):
-        pytest.skip(f"fcos_core._C has no {device} kernel")
 
 
 def random_boxes(n, groups, seed, dtype=torch.float32):
@@ -78,7 +73,7 @@ CASES = cases()
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("case", CASES)
 def test_kernel_equals_definition(case, threshold, device):
-    require_kernel(device)
+    require_kernel("nms_mask", device)
     boxes, scores, groups = CASES[case]
     expected = nms_mask_reference(boxes, scores, groups, threshold)
     keep = torch.ops.fcos_core.nms_mask(boxes.to(device), scores.to(device), groups.to(device), threshold)
@@ -89,7 +84,7 @@ def test_kernel_equals_definition(case, threshold, device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_boxes_in_many_groups(device):
     """The size of a full evaluation batch: 8 images of 80 classes, 40,000 candidates."""
-    require_kernel(device)
+    require_kernel("nms_mask", device)
     boxes, scores, groups = random_boxes(40_000, 640, seed=3)
     keep = torch.ops.fcos_core.nms_mask(boxes.to(device), scores.to(device), groups.to(device), 0.6).cpu()
     chosen = [0, 321, 639]
@@ -336,6 +331,6 @@ def test_empty_slots_are_as_absent(device, box_set, threshold, empty):
 @examples
 @given(box_set=box_sets, threshold=thresholds)
 def test_any_boxes_give_the_mask_of_the_definition(device, box_set, threshold):
-    require_kernel(device)
+    require_kernel("nms_mask", device)
     tensors = tensors_of(box_set, device)
     assert nms_mask(*tensors, threshold).tolist() == nms_mask_reference(*tensors, threshold).tolist()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from compiled_kernels import require_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,12 +20,6 @@ DEVICES = [
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
 ]
 OPERATOR = torch.ops.fcos_core.sigmoid_focal_loss_sum
-
-
-def require_kernel(device: str) -> None:
-    # without a kernel the definition serves, and comparing it with itself could not fail
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("fcos_core::sigmoid_focal_loss_sum", device.upper()):
-        pytest.skip(f"fcos_core._C has no {device} kernel")
 
 
 def random_inputs(rows, columns, dtype=torch.float64, seed=0, device="cpu"):
@@ -70,7 +65,7 @@ def scale_of(logits):
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.0, 0.5), (0.5, 1.0), (1.5, 0.0)])
 @pytest.mark.parametrize("case", CASES)
 def test_kernel_equals_definition(case, gamma, alpha, device):
-    require_kernel(device)
+    require_kernel("sigmoid_focal_loss_sum", device)
     logits, targets = (tensor.to(device) for tensor in CASES[case])
     scale = scale_of(logits)
     loss, gradient = OPERATOR(logits, targets, scale, gamma, alpha, True)
@@ -87,7 +82,7 @@ def test_kernel_equals_definition(case, gamma, alpha, device):
 @settings(max_examples=60)
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_any_logits_and_targets_give_the_loss_of_the_definition(device, data, dtype):
-    require_kernel(device)
+    require_kernel("sigmoid_focal_loss_sum", device)
     rows, columns = data.draw(st.integers(0, 12)), data.draw(st.integers(1, 9))
     numbers = st.floats(-200, 200, width=32)
     logits = data.draw(st.lists(numbers, min_size=rows * columns, max_size=rows * columns))
