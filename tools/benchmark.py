@@ -10,12 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from benchmarks import data, evaluation, growth, inference, operators, published, training
+from benchmarks.models import load_config
+from benchmarks.report import Table, write_json
+from benchmarks.settings import Settings, default_settings
 
-from fcos_core.benchmark import data, evaluation, growth, inference, operators, published, training
-from fcos_core.benchmark.models import load_config
-from fcos_core.benchmark.report import Table, write_json
-from fcos_core.benchmark.settings import Settings, default_settings
-from fcos_core.engine.launch import run_program
+from fcos_core.engine.program import run_program
 from fcos_core.utils.collect_env import collect_env_info
 
 MEASURES: dict[str, Callable[[Settings], list[Table]]] = {

@@ -12,11 +12,11 @@ import torch
 
 from fcos_core.config import Config
 from fcos_core.data.build import build_dataset
-from fcos_core.engine.launch import config_parser, make_config, parse_arguments, run_program
+from fcos_core.engine.program import config_parser, make_config, parse_arguments, run_program
 from fcos_core.errors import InputError
-from fcos_core.evaluation.draw import draw_detections
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.utils.metrics import plot_losses
+from fcos_core.visualize.curves import plot_losses
+from fcos_core.visualize.detections import draw_detections
 
 
 def read_detections(path: Path) -> dict[int, list[dict]]:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcos_core.config import cfg
-from fcos_core.engine.launch import run_program
+from fcos_core.engine.program import run_program
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
 

@@ -1,7 +1,9 @@
 """Train a detector: python tools/train_net.py --config-file configs/fcos/NAME.yaml [KEY VALUE ...]"""
 
-from fcos_core.engine import run
-from fcos_core.engine.launch import config_parser, init_processes, make_config, parse_arguments, run_program
+from fcos_core.engine.program import config_parser, make_config, parse_arguments, run_program, setup_run
+from fcos_core.engine.test import test_data_loaders
+from fcos_core.engine.train import train
+from fcos_core.utils.process_group import init_processes
 
 
 def main() -> None:
@@ -10,10 +12,10 @@ def main() -> None:
     arguments = parse_arguments(parser)
     config = make_config(arguments)
     init_processes(config, arguments.local_rank)
-    run.setup_run(config)
+    setup_run(config)
     # A mistake in the test data should show now, not after days of training.
-    test_loaders = {} if arguments.skip_test else run.test_data_loaders(config)
-    run.train(config, test_loaders)
+    test_loaders = {} if arguments.skip_test else test_data_loaders(config)
+    train(config, test_loaders)
 
 
 if __name__ == "__main__":

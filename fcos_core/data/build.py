@@ -1,19 +1,17 @@
 """Data loaders from the config."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 
 from fcos_core.config import Config
+from fcos_core.config.checks import check_values
 from fcos_core.config.paths_catalog import dataset_paths
 from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
 from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import LEAVE_OUT, REPLACE, STOP, BatchLoader, SampleReader
 from fcos_core.data.samplers import PaddedSize, TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.data.transforms import Transform
-from fcos_core.errors import InputError, require
+from fcos_core.errors import InputError
 from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm
 
@@ -33,7 +31,7 @@ def make_data_loader(
         InputError: a key, an annotation file or a folder cannot be used.
     """
     rank, world_size = (comm.get_rank(), comm.get_world_size()) if is_distributed else (0, 1)
-    _check_keys(cfg)
+    check_values(cfg)
     if is_train:
         return _make_train_loader(cfg, rank, world_size, start_iter)
     return [_make_test_loader(cfg, name, rank, world_size) for name in cfg.DATASETS.TEST]
@@ -67,11 +65,7 @@ def build_transform(cfg: Config, is_train: bool) -> Transform:
 
 
 def build_collator(cfg: Config) -> BatchCollator:
-    """Pads to DATALOADER.SIZE_DIVISIBILITY; batches are normalized as INPUT says.
-
-    Raises:
-        InputError: see `BatchCollator`.
-    """
+    """Pads to DATALOADER.SIZE_DIVISIBILITY; batches are normalized as INPUT says."""
     normalize = PixelNormalization(tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD), cfg.INPUT.TO_BGR255)
     return BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY, normalize)
 
@@ -121,32 +115,3 @@ def _make_test_loader(cfg: Config, name: str, rank: int, world_size: int) -> Bat
         cfg.DATALOADER.NUM_WORKERS,
         pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
     )
-
-
-def _check_keys(cfg: Config) -> None:
-    """Values that would otherwise fail far from here, or not at all and do something else."""
-    sizes, size_range = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_RANGE_TRAIN
-    listed = _are(sizes, int) and min(sizes, default=0) >= 1
-    whole_range = (
-        _are(size_range, int) and len(size_range) == 2 and (size_range[0] == -1 or 1 <= size_range[0] <= size_range[1])
-    )
-    longest = min(cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
-    flip_prob = cfg.INPUT.FLIP_PROB_TRAIN
-    mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-    checks = [
-        (cfg.SEED >= 0, "SEED", cfg.SEED, "0 or more"),
-        (listed, "INPUT.MIN_SIZE_TRAIN", sizes, "one or more integers of at least 1"),
-        (whole_range, "INPUT.MIN_SIZE_RANGE_TRAIN", size_range, "(lowest, highest), or (-1, -1) for none"),
-        (cfg.INPUT.MIN_SIZE_TEST >= 1, "INPUT.MIN_SIZE_TEST", cfg.INPUT.MIN_SIZE_TEST, "at least 1"),
-        (longest >= 1, "INPUT.MAX_SIZE_TRAIN or MAX_SIZE_TEST", longest, "at least 1"),
-        (0 <= flip_prob <= 1, "INPUT.FLIP_PROB_TRAIN", flip_prob, "a probability, 0 to 1"),
-        (_are(mean, int, float) and len(mean) == 3, "INPUT.PIXEL_MEAN", mean, "three numbers"),
-        (_are(std, int, float) and len(std) == 3 and all(std), "INPUT.PIXEL_STD", std, "three numbers other than 0"),
-        (cfg.DATALOADER.NUM_WORKERS >= 0, "DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, "0 or more"),
-    ]
-    for check in checks:
-        require(*check)
-
-
-def _are(values: Sequence[Any], *kinds: type) -> bool:
-    return all(isinstance(value, kinds) for value in values)

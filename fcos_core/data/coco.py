@@ -10,20 +10,18 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
 from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.image_file import read_image
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-
-if TYPE_CHECKING:
-    from pycocotools.coco import COCO
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +116,6 @@ class COCODataset(Dataset):
     @cached_property
     def coco(self) -> COCO:
         """The whole annotation file, without polygons, as pycocotools' evaluation takes it."""
-        from pycocotools.coco import COCO  # training does without it
-
         coco = COCO()
         coco.dataset = self._table.as_coco_dict()
         with contextlib.redirect_stdout(io.StringIO()):

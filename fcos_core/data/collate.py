@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImageList, PixelNormalization, to_byte_image_list
 
@@ -17,17 +16,9 @@ class BatchCollator:
     Args:
         size_divisible: height and width of the batch are a multiple of this.
         normalize: makes floats of the batch when it has come to its device.
-
-    Raises:
-        InputError: `size_divisible` is not a positive multiple of 32.
     """
 
     def __init__(self, size_divisible: int, normalize: PixelNormalization) -> None:
-        if size_divisible < 32 or size_divisible % 32:
-            raise InputError(
-                f"DATALOADER.SIZE_DIVISIBILITY is {size_divisible}: write a multiple of 32; 32 is the least that "
-                "the networks can take."
-            )
         self.size_divisible = size_divisible
         self.normalize = normalize
 

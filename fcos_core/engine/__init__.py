@@ -1,3 +1,3 @@
-from fcos_core.engine.compiler import compile_for_inference
+from fcos_core.deploy.compiler import compile_for_inference
 
 __all__ = ["compile_for_inference"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcos_core.engine.guard import Guard
+from fcos_core.engine.watchdog import Guard
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
 

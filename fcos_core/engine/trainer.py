@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fcos_core.data.loader import naming_killed_readers
-from fcos_core.engine.guard import Guard
 from fcos_core.engine.prefetch import prefetch
-from fcos_core.engine.state import TrainingState
+from fcos_core.engine.snapshot import TrainingState
 from fcos_core.engine.step import TrainingStep
+from fcos_core.engine.watchdog import Guard
 from fcos_core.errors import InputError, LostProcessError
 from fcos_core.utils import comm
-from fcos_core.utils.checkpoint import DetectronCheckpointer, unwrapped
-from fcos_core.utils.metrics import MetricLogger, MetricsWriter
+from fcos_core.utils.meters import MetricLogger
+from fcos_core.utils.metrics_file import MetricsWriter
+from fcos_core.weights.checkpointer import DetectronCheckpointer, unwrapped
 
 # What PyTorch's CPU allocator says, and oneDNN where it finds no room for a kernel.
 _NO_MEMORY = re.compile("can't allocate memory|could not create a (primitive|memory)")

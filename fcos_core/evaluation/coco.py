@@ -7,25 +7,19 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from fcos_core.config.checks import EVALUATORS, METRICS
+from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError, require
 from fcos_core.evaluation.predictions import Predictions
 from fcos_core.structures.bounding_box import BoxList
 
-if TYPE_CHECKING:
-    from fcos_core.data.coco import COCODataset
-
-# In the order of COCOeval.stats.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
-# The first is COCO's own; the other gives the same numbers in a fraction of the time.
-EVALUATORS = ("pycocotools", "faster_coco_eval")
 # Detections that are turned into JSON at a time.
 _CHUNK = 10_000
 
@@ -33,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    dataset: "COCODataset",
+    dataset: COCODataset,
     predictions: Mapping[int, BoxList],
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
@@ -67,7 +61,7 @@ def evaluate(
     return results
 
 
-def coco_results(dataset: "COCODataset", predictions: Mapping[int, BoxList]) -> list[dict[str, Any]]:
+def coco_results(dataset: COCODataset, predictions: Mapping[int, BoxList]) -> list[dict[str, Any]]:
     """Detections as COCO's result format has them: boxes (x, y, width, height) in pixels of the image file."""
     return _Detections(dataset, predictions).as_dicts()
 
@@ -89,7 +83,7 @@ def check_evaluator(name: str) -> None:
 class _Detections:
     """Detections in the order of dataset indices, in ids of the annotation file and pixels of the image files."""
 
-    def __init__(self, dataset: "COCODataset", predictions: Mapping[int, BoxList]) -> None:
+    def __init__(self, dataset: COCODataset, predictions: Mapping[int, BoxList]) -> None:
         packed = Predictions.pack(predictions)
         indices = packed.indices.tolist()
         infos = [dataset.image_info(index) for index in indices]
@@ -148,7 +142,7 @@ def check_expected_results(
         logger.info("%s %s is %.4f, as expected (%.4f to %.4f).", task, metric, actual, low, high)
 
 
-def _metrics(dataset: "COCODataset", detections: list[dict[str, Any]], evaluator: str) -> dict[str, Any]:
+def _metrics(dataset: COCODataset, detections: list[dict[str, Any]], evaluator: str) -> dict[str, Any]:
     # pycocotools prints; its summary goes to the log, the rest nowhere.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluated(dataset.coco, detections, evaluator)

@@ -1,18 +1,16 @@
 """The detector: backbone and FCOS."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fcos_core.config import Config
+from fcos_core.config.checks import check_values
 from fcos_core.errors import InputError
 from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.fcos.fcos import FCOS, build_fcos
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList, to_image_list
-
-if TYPE_CHECKING:
-    from fcos_core.config import Config
 
 
 class Detector(nn.Module):
@@ -59,12 +57,13 @@ class Detector(nn.Module):
         return self.rpn(features, images.image_sizes, targets, batch_targets)
 
 
-def build_detection_model(cfg: "Config") -> Detector:
+def build_detection_model(cfg: Config) -> Detector:
     """The detector that `cfg` describes, on the CPU, in training mode, randomly initialized.
 
     Raises:
         InputError: settings that are unknown, do not fit each other, or are not built yet.
     """
+    check_values(cfg)
     if cfg.MODEL.USE_SYNCBN:
         raise InputError("MODEL.USE_SYNCBN (later FCOS) is not built yet; HRNet models take MODEL.SYNCBN.")
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:

@@ -2,18 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fcos_core.errors import require
-
-if TYPE_CHECKING:
-    from fcos_core.config import Config
-
-
-WARMUP_METHODS = ("constant", "linear")
+from fcos_core.config import Config
+from fcos_core.config.checks import WARMUP_METHODS, check_values
 
 
 class WarmupMultiStepLR(LRScheduler):
@@ -90,15 +84,14 @@ class WarmupMultiStepLR(LRScheduler):
             group["lr"] = lr
 
 
-def make_lr_scheduler(cfg: "Config", optimizer: Optimizer) -> WarmupMultiStepLR:
+def make_lr_scheduler(cfg: Config, optimizer: Optimizer) -> WarmupMultiStepLR:
     """The schedule that SOLVER.* describes.
 
     Raises:
         InputError: STEPS that do not increase, or an unknown WARMUP_METHOD.
     """
+    check_values(cfg)
     solver = cfg.SOLVER
-    increasing = all(isinstance(step, int) for step in solver.STEPS) and list(solver.STEPS) == sorted(solver.STEPS)
-    require(increasing, "SOLVER.STEPS", solver.STEPS, "iterations that increase")
-    method = solver.WARMUP_METHOD
-    require(method in WARMUP_METHODS, "SOLVER.WARMUP_METHOD", method, " or ".join(WARMUP_METHODS))
-    return WarmupMultiStepLR(optimizer, solver.STEPS, solver.GAMMA, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, method)
+    return WarmupMultiStepLR(
+        optimizer, solver.STEPS, solver.GAMMA, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, solver.WARMUP_METHOD
+    )

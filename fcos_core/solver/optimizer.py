@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fcos_core.errors import require
-
-if TYPE_CHECKING:
-    from fcos_core.config import Config
+from fcos_core.config import Config
+from fcos_core.config.checks import check_values
 
 _OPTIONS = itemgetter(
     "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "differentiable"
@@ -69,7 +67,7 @@ def _fits_one_kernel(parameter: Tensor, buffer: Tensor | None) -> bool | None:
     return None
 
 
-def make_optimizer(cfg: "Config", model: nn.Module) -> SGD:
+def make_optimizer(cfg: Config, model: nn.Module) -> SGD:
     """SGD over the trained parameters of `model`, one group each as in published training states.
 
     A parameter with "bias" in its name has the learning rate BASE_LR * BIAS_LR_FACTOR and the weight decay
@@ -78,9 +76,8 @@ def make_optimizer(cfg: "Config", model: nn.Module) -> SGD:
     Raises:
         InputError: a rate or decay that SGD cannot take.
     """
+    check_values(cfg)
     solver = cfg.SOLVER
-    for key in ("BASE_LR", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "MOMENTUM"):
-        require(solver[key] >= 0, f"SOLVER.{key}", solver[key], "0 or more")
     weight = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     bias = {"lr": solver.BASE_LR * solver.BIAS_LR_FACTOR, "weight_decay": solver.WEIGHT_DECAY_BIAS}
     groups = [

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
 from fcos_core.config import cfg
-from fcos_core.engine.guard import Guard
 from fcos_core.engine.step import TrainingStep
+from fcos_core.engine.watchdog import Guard
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fcos_core.config import cfg
-from fcos_core.engine.guard import Guard
 from fcos_core.engine.step import TrainingStep
+from fcos_core.engine.watchdog import Guard
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImageList, ImageList, PixelNormalization

@@ -14,8 +14,9 @@ from fcos_core.errors import InputError
 from fcos_core.solver import WarmupMultiStepLR
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
-from fcos_core.utils.checkpoint import DetectronCheckpointer
-from fcos_core.utils.metrics import MetricLogger, MetricsWriter, SmoothedValue, read_metrics
+from fcos_core.utils.meters import MetricLogger, SmoothedValue
+from fcos_core.utils.metrics_file import MetricsWriter, read_metrics
+from fcos_core.weights.checkpointer import DetectronCheckpointer
 
 
 class Losses(nn.Module):

@@ -11,8 +11,8 @@ from PIL import Image
 from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError
 from fcos_core.evaluation import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
-from fcos_core.evaluation.draw import draw_detections
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.visualize.detections import draw_detections
 
 # Two images of 100 x 50; category ids 7 and 3, so that labels 1 and 2 are ids 3 and 7.
 BOXES = {1: [([10, 10, 20, 20], 7), ([50, 5, 40, 40], 3)], 2: [([0, 0, 30, 30], 3)]}

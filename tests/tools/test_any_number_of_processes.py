@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fcos_core.utils.metrics import read_metrics
+from fcos_core.utils.metrics_file import read_metrics
 
 LOSSES = ("loss_cls", "loss_reg", "loss_centerness")
 WORDS = (

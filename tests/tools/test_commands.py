@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fcos_core.evaluation.coco import METRICS
-from fcos_core.utils.metrics import plot_losses
+from fcos_core.visualize.curves import plot_losses
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = {

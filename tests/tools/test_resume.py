@@ -12,7 +12,7 @@ import pytest
 import torch
 from processes import is_running, wait_for, worker
 
-from fcos_core.utils.metrics import read_metrics
+from fcos_core.utils.metrics_file import read_metrics
 
 # Everything that has a state: momentum, statistics, an average, a scaler, random scales and flips.
 WORDS = (

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from fcos_core.utils.metrics import read_metrics
+from fcos_core.utils.metrics_file import read_metrics
 
 ADDRESSES = ("10.231.77.1", "10.231.77.2")
 WORDS = (

@@ -1,5 +1,6 @@
 """High-resolution network (HRNetV2; Sun et al. 2019, arXiv:1904.04514, sec. 3)."""
 
+import re
 from collections.abc import Sequence
 from functools import partial, reduce
 from operator import add
@@ -7,9 +8,15 @@ from operator import add
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.config import Config
+from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.own_dtype import Upsample
+from fcos_core.layers.sync_batch_norm import SyncBatchNorm
+from fcos_core.modeling.backbone.build import body_with_neck, num_levels
 from fcos_core.modeling.backbone.stage import Stage
+from fcos_core.modeling.neck.hrfpn import HRFPN
+from fcos_core.modeling.registry import BACKBONES
 from fcos_core.utils.streams import parallel
 
 
@@ -177,3 +184,41 @@ class HighResolutionNet(nn.Module):
             branches = [layer(source) for layer, source in zip(transition, sources, strict=True)]
             features = getattr(self, f"stage{stage + 1}")(branches)
         return features
+
+
+@BACKBONES.register("HRNET", "HRNET-W18", "HRNET-W32", "HRNET-W40", "HRNET-W48")
+def build_hrnet_hrfpn(cfg: Config) -> nn.Module:
+    hrnet = cfg.MODEL.HRNET
+    body = HighResolutionNet(
+        width=_width(cfg),
+        num_modules=hrnet.NUM_MODULES,
+        num_branches=hrnet.NUM_BRANCHES,
+        num_blocks=hrnet.NUM_BLOCKS,
+        stem_channels=hrnet.STEM_CHANNELS,
+        stage1_channels=hrnet.STAGE1_CHANNELS,
+        train_norm=hrnet.TRAIN_BN or cfg.MODEL.SYNCBN,
+        norm=_norm(cfg),
+        checkpointed=cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
+    )
+    neck = HRFPN(body.out_channels, hrnet.FPN.OUT_CHANNEL, num_levels(cfg), hrnet.FPN.CONV_STRIDE)
+    return body_with_neck(body, neck)
+
+
+def _norm(cfg: Config) -> type[nn.Module]:
+    if not cfg.MODEL.SYNCBN:
+        return nn.BatchNorm2d
+    # PyTorch's own is fused, for GPUs alone.
+    return SyncBatchNorm if cfg.MODEL.DEVICE == "cpu" else nn.SyncBatchNorm
+
+
+def _width(cfg: Config) -> int:
+    name, width = cfg.MODEL.BACKBONE.CONV_BODY, cfg.MODEL.HRNET.WIDTH
+    named = re.search(r"-W(\d+)$", name)
+    if named and width not in (0, int(named[1])):
+        raise InputError(
+            f"MODEL.HRNET.WIDTH is {width}, but MODEL.BACKBONE.CONV_BODY is '{name}'; use 'HRNET' for a width of "
+            "your own."
+        )
+    if not named and width < 1:
+        raise InputError("MODEL.BACKBONE.CONV_BODY 'HRNET' needs MODEL.HRNET.WIDTH, such as 18.")
+    return int(named[1]) if named else width

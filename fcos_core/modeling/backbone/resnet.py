@@ -1,14 +1,18 @@
 """ResNet and ResNeXt as Caffe2 has them (He et al. 2016, table 1; Xie et al. 2017)."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.config import Config
+from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
+from fcos_core.modeling.backbone.build import body_with_neck, num_levels
 from fcos_core.modeling.backbone.stage import Stage
+from fcos_core.modeling.neck.fpn import FPN
+from fcos_core.modeling.registry import BACKBONES
 
 BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -115,8 +119,19 @@ class ResNet(nn.Module):
         return features
 
 
-def body_with_neck(body: nn.Module, neck: nn.Module) -> nn.Sequential:
-    """Body and neck as one module that publishes the neck's `out_channels` and `strides`."""
-    model = nn.Sequential(OrderedDict([("body", body), ("fpn", neck)]))
-    model.out_channels, model.strides = neck.out_channels, neck.strides
-    return model
+@BACKBONES.register("R-50-FPN-RETINANET", "R-101-FPN-RETINANET")
+def build_resnet_fpn(cfg: Config) -> nn.Module:
+    resnets = cfg.MODEL.RESNETS
+    if any(resnets.STAGE_WITH_DCN) or resnets.WITH_MODULATED_DCN or resnets.DEFORMABLE_GROUPS != 1:
+        raise InputError("Deformable convolutions (MODEL.RESNETS.STAGE_WITH_DCN) are not built yet.")
+    if cfg.MODEL.RETINANET.USE_C5:
+        raise InputError("P6 is made from P5 alone: set MODEL.RETINANET.USE_C5 False.")
+    body = ResNet(
+        depth=int(cfg.MODEL.BACKBONE.CONV_BODY.split("-")[1]),
+        num_groups=resnets.NUM_GROUPS,
+        width_per_group=resnets.WIDTH_PER_GROUP,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT,
+        checkpointed=cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
+    )
+    return body_with_neck(body, FPN(body.out_channels, resnets.BACKBONE_OUT_CHANNELS, num_levels(cfg)))

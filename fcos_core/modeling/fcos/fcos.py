@@ -1,10 +1,10 @@
 """FCOS on the features of a backbone: head, then losses or detections."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fcos_core.config import Config
 from fcos_core.errors import InputError, require
 from fcos_core.modeling.fcos.head import FCOSHead
 from fcos_core.modeling.fcos.locations import compute_locations
@@ -12,9 +12,6 @@ from fcos_core.modeling.fcos.loss import FCOSLoss
 from fcos_core.modeling.fcos.postprocess import FCOSPostProcessor
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES
 from fcos_core.structures.bounding_box import BoxList
-
-if TYPE_CHECKING:
-    from fcos_core.config import Config
 
 
 class FCOS(nn.Module):
@@ -49,7 +46,7 @@ class FCOS(nn.Module):
         return self.postprocess(locations, *outputs, image_sizes)
 
 
-def build_fcos(cfg: "Config", in_channels: int) -> FCOS:
+def build_fcos(cfg: Config, in_channels: int) -> FCOS:
     """FCOS as MODEL.FCOS says, on levels of `in_channels` channels.
 
     Raises:
@@ -67,26 +64,9 @@ def build_fcos(cfg: "Config", in_channels: int) -> FCOS:
     if asked:
         raise InputError(f"Options of later FCOS are not built yet: {', '.join(asked)}.")
     require(in_channels % 32 == 0, "The neck's number of output channels", in_channels, "a multiple of 32")
-    require(fcos.NUM_CLASSES >= 2, "MODEL.FCOS.NUM_CLASSES", fcos.NUM_CLASSES, "2 or more, it counts the background")
-    require(fcos.NUM_CONVS >= 0, "MODEL.FCOS.NUM_CONVS", fcos.NUM_CONVS, "0 or more")
-    require(0 < fcos.PRIOR_PROB < 1, "MODEL.FCOS.PRIOR_PROB", fcos.PRIOR_PROB, "a probability between 0 and 1")
-    require(fcos.LOSS_GAMMA >= 0, "MODEL.FCOS.LOSS_GAMMA", fcos.LOSS_GAMMA, "0 or more")
-    require(0 <= fcos.LOSS_ALPHA <= 1, "MODEL.FCOS.LOSS_ALPHA", fcos.LOSS_ALPHA, "0 to 1")
-    require(fcos.NMS_TH >= 0, "MODEL.FCOS.NMS_TH", fcos.NMS_TH, "0 or more")
-    require(fcos.PRE_NMS_TOP_N >= 1, "MODEL.FCOS.PRE_NMS_TOP_N", fcos.PRE_NMS_TOP_N, "1 or more")
-    kept = cfg.TEST.DETECTIONS_PER_IMG
-    require(kept >= 1, "TEST.DETECTIONS_PER_IMG", kept, "1 or more")
     num_levels = len(fcos.FPN_STRIDES)
+    ranges = fcos.TARGET_ASSIGN or DEFAULT_RANGES[num_levels]
     head = FCOSHead(in_channels, fcos.NUM_CLASSES - 1, num_levels, fcos.NUM_CONVS, fcos.PRIOR_PROB)
-    loss = FCOSLoss(_ranges(cfg), fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
-    postprocess = FCOSPostProcessor(fcos.INFERENCE_TH, fcos.PRE_NMS_TOP_N, fcos.NMS_TH, kept)
+    loss = FCOSLoss([tuple(limits) for limits in ranges], fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
+    postprocess = FCOSPostProcessor(fcos.INFERENCE_TH, fcos.PRE_NMS_TOP_N, fcos.NMS_TH, cfg.TEST.DETECTIONS_PER_IMG)
     return FCOS(head, fcos.FPN_STRIDES, loss, postprocess)
-
-
-def _ranges(cfg: "Config") -> list[tuple[float, float]]:
-    num_levels = len(cfg.MODEL.FCOS.FPN_STRIDES)
-    ranges = cfg.MODEL.FCOS.TARGET_ASSIGN or DEFAULT_RANGES[num_levels]
-    pairs = all(isinstance(limits, (list, tuple)) and len(limits) == 2 for limits in ranges)
-    wanted = f"{num_levels} pairs, one a level of FPN_STRIDES"
-    require(pairs and len(ranges) == num_levels, "MODEL.FCOS.TARGET_ASSIGN", ranges, wanted)
-    return [tuple(limits) for limits in ranges]

@@ -1,0 +1,101 @@
+"""Command line and error messages of the programs under tools/."""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from fcos_core.config import Config, cfg
+from fcos_core.errors import InputError, LostProcessError
+from fcos_core.utils import comm
+from fcos_core.utils.collect_env import collect_env_info
+from fcos_core.utils.logger import setup_logger
+
+# A launcher that notices the process that failed first, and ends the others, reports that one.
+_LAUNCHER_SECONDS = 10
+
+logger = logging.getLogger(__name__)
+
+
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of `--config-file FILE [KEY VALUE ...]`, also as torch's launchers call programs."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="a YAML of configs/")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as MODEL.DEVICE cpu")
+    return parser
+
+
+def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; overrides may stand before, between and after the options."""
+    return parser.parse_intermixed_args()
+
+
+def make_config(arguments: argparse.Namespace) -> Config:
+    """The defaults with the file and then the overrides of the command line merged in, frozen."""
+    config = cfg.clone()
+    if arguments.config_file:
+        config.merge_from_file(arguments.config_file)
+    config.merge_from_list(arguments.opts)
+    config.freeze()
+    return config
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Call `main` and exit; an `InputError` is printed as one line, without a traceback, with status 1."""
+
+    def work() -> None:
+        try:
+            main()
+        except LostProcessError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            time.sleep(_LAUNCHER_SECONDS)
+            comm.leave(1)
+
+    try:
+        # torchrun shows what the process that failed first recorded, which is not one that lost another.
+        record(work)()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Other processes may be waiting in a collective: leave at once, so that the launcher ends them.
+        if dist.is_initialized():
+            comm.leave(1)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+    if dist.is_initialized():
+        comm.synchronize()
+        comm.leave(0)
+
+
+def setup_run(cfg: Config) -> None:
+    """Make OUTPUT_DIR, start logging there, and log the environment and the config.
+
+    Raises:
+        InputError: OUTPUT_DIR is not a folder one can write to.
+    """
+    _check_writable(cfg.OUTPUT_DIR)
+    setup_logger("fcos_core", cfg.OUTPUT_DIR, comm.get_rank())
+    if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
+        logger.info("There is no CUDA device: running on the CPU.")
+    logger.info("Using %d process%s", comm.get_world_size(), "es" if comm.get_world_size() > 1 else "")
+    logger.info("Environment\n%s", collect_env_info())
+    logger.info("Running with config:\n%s", cfg)
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR '{os.path.abspath(folder)}' cannot be written to ({error.strerror}); name another folder."
+        ) from error

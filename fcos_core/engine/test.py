@@ -1,0 +1,87 @@
+"""Test a trained detector on every dataset that the config names."""
+
+import logging
+import os
+from typing import Any
+
+from torch import nn
+
+from fcos_core.config import Config
+from fcos_core.config.checks import check_values
+from fcos_core.data import make_data_loader
+from fcos_core.data.loader import BatchLoader
+from fcos_core.deploy.compiler import compile_for_inference
+from fcos_core.engine.inference import inference
+from fcos_core.errors import InputError
+from fcos_core.evaluation import check_evaluator
+from fcos_core.modeling.detector import build_detection_model
+from fcos_core.utils import comm
+from fcos_core.weights.matching import load_matching
+from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
+
+logger = logging.getLogger(__name__)
+
+
+def test_data_loaders(cfg: Config) -> dict[str, BatchLoader]:
+    """A loader for each dataset of DATASETS.TEST, by name.
+
+    Raises:
+        InputError: a dataset cannot be used, or TEST.EVALUATOR cannot.
+    """
+    check_evaluator(cfg.TEST.EVALUATOR)
+    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
+    return dict(zip(cfg.DATASETS.TEST, loaders, strict=True))
+
+
+def test(
+    cfg: Config,
+    data_loaders: dict[str, BatchLoader],
+    model: nn.Module | None = None,
+    check_expected: bool = True,
+) -> dict[str, dict[str, Any] | None]:
+    """Test `model`, or the file that MODEL.WEIGHT names, on every dataset.
+
+    Args:
+        cfg: the whole config.
+        data_loaders: as `test_data_loaders` gives them.
+        model: on MODEL.DEVICE; run as it is, whatever TEST.COMPILE says.
+        check_expected: compare metrics with TEST.EXPECTED_RESULTS.
+
+    Returns:
+        Dataset name to metrics, as `fcos_core.engine.inference.inference` gives them.
+
+    Raises:
+        InputError: something in the config, the data or the weights cannot be used.
+    """
+    if model is None:
+        model = _load_model(cfg)
+    results = {}
+    for name, data_loader in data_loaders.items():
+        results[name] = inference(
+            model,
+            data_loader,
+            dataset_name=name,
+            device=cfg.MODEL.DEVICE,
+            expected_results=cfg.TEST.EXPECTED_RESULTS if check_expected else (),
+            expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
+            output_folder=os.path.join(cfg.OUTPUT_DIR, "inference", name),
+            evaluator=cfg.TEST.EVALUATOR,
+        )
+        comm.synchronize()
+    return results
+
+
+def _load_model(cfg: Config) -> nn.Module:
+    check_values(cfg)
+    if not cfg.MODEL.WEIGHT:
+        raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
+    model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
+    load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
+    matching = load_matching(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
+    untrained = [*matching.missing, *(key for key, _, _ in matching.mismatched)]
+    if untrained:
+        raise InputError(
+            f"'{cfg.MODEL.WEIGHT}' is not of this whole detector: {len(untrained)} parameters would be random, such "
+            f"as {untrained[0]}. Name a trained detector's file, with the config (NUM_CLASSES too) it was trained with."
+        )
+    return compile_for_inference(model, precision=cfg.TEST.PRECISION) if cfg.TEST.COMPILE else model

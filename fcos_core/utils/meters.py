@@ -1,0 +1,56 @@
+"""Running statistics of a training."""
+
+import math
+from collections import defaultdict, deque
+from statistics import median
+
+
+class SmoothedValue:
+    """The last values of a series and the mean of all that are finite.
+
+    A gradient's norm is infinite where float16 overflows and the step is left out.
+
+    Args:
+        window_size: number of values that the median is over.
+    """
+
+    def __init__(self, window_size: int = 20) -> None:
+        self._recent: deque[float] = deque(maxlen=window_size)
+        self._total = 0.0
+        self._count = 0
+
+    def update(self, value: float) -> None:
+        self._recent.append(value)
+        if math.isfinite(value):
+            self._total += value
+            self._count += 1
+
+    @property
+    def median(self) -> float:
+        return median(self._recent)
+
+    @property
+    def global_avg(self) -> float:
+        return self._total / self._count if self._count else math.inf
+
+
+class MetricLogger:
+    """Named `SmoothedValue`s; as a string "name: median (average)" each, as maskrcnn-benchmark logs them."""
+
+    def __init__(self, delimiter: str = "  ", window_size: int = 20) -> None:
+        self.meters: dict[str, SmoothedValue] = defaultdict(lambda: SmoothedValue(window_size))
+        self.delimiter = delimiter
+
+    def update(self, **values: float) -> None:
+        for name, value in values.items():
+            self.meters[name].update(float(value))
+
+    def medians(self) -> dict[str, float]:
+        """Those that are finite: JSON has no others."""
+        medians = {name: meter.median for name, meter in self.meters.items()}
+        return {name: value for name, value in medians.items() if math.isfinite(value)}
+
+    def __str__(self) -> str:
+        return self.delimiter.join(
+            f"{name}: {meter.median:.4f} ({meter.global_avg:.4f})" for name, meter in self.meters.items()
+        )

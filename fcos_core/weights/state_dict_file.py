@@ -1,0 +1,182 @@
+"""Weights as people have them: .pth and Caffe2 .pkl files, URLs, catalog:// names."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+
+from fcos_core.config.paths_catalog import weights_url
+from fcos_core.errors import InputError
+from fcos_core.weights.caffe2_names import key_of_blob
+from fcos_core.weights.caffe2_pickle import RUNS_CODE, PickledArray, RefusedPickle, read_blobs
+from fcos_core.weights.download import download
+
+
+def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
+    """The state dict that `source` holds, on the CPU, in the file's dtypes.
+
+    Nothing that a file asks to run is run.
+
+    Args:
+        source: a file, an http(s):// URL or a catalog:// name. A name that ends in .pkl is a Caffe2 pickle,
+            whose blobs are renamed to keys of the ResNet body; any other is PyTorch's: a dict with the state
+            dict under "model" or "state_dict", or the state dict itself, keys with or without "module.".
+
+    Raises:
+        InputError: `source` cannot be had, is damaged, holds no state dict, or names code to run.
+    """
+    path = find_weights(source)
+    if path.lower().endswith(".pkl"):
+        return _read_caffe2(path)
+    return state_dict_of(read_checkpoint(path), path)
+
+
+def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
+    """The moving average of the weights ("ema") in the training state `source`, a file or URL; as above.
+
+    Raises:
+        InputError: `source` cannot be had, is damaged, or holds no average.
+    """
+    path = find_weights(source)
+    content = read_checkpoint(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get("ema"), Mapping):
+        raise InputError(
+            f"The file '{path}' holds no average of weights: train with SOLVER.EMA_DECAY above 0, or set "
+            "TEST.USE_EMA False."
+        )
+    return state_dict_of({key: value for key, value in content["ema"].items() if key != "n_averaged"}, path)
+
+
+def find_weights(source: str) -> str:
+    """Path of the file that `source` (file, URL or catalog:// name) stands for; URLs are downloaded once.
+
+    Raises:
+        InputError: the name is unknown, or the download fails.
+    """
+    if source.startswith("catalog://"):
+        source = weights_url(source)
+    if source.startswith(("http://", "https://")):
+        return download(source)
+    return source
+
+
+def read_checkpoint(path: str) -> Any:
+    """What the PyTorch file `path` holds, on the CPU; only tensors and plain Python values are admitted.
+
+    Raises:
+        InputError: the file is missing, empty, damaged, no PyTorch file, or names code to run.
+    """
+    _check_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    # What a damaged file makes torch raise ranges from KeyError to OSError.
+    except Exception as error:
+        _refuse(path, error)
+
+
+def state_dict_of(content: Any, path: str) -> dict[str, torch.Tensor]:
+    """The state dict in what `read_checkpoint` gave for `path`, its keys without "module.".
+
+    Raises:
+        InputError: there is none.
+    """
+    state = content
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            state = content[key]
+            break
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
+    ):
+        raise InputError(
+            f"The file '{path}' holds no state dict: expected named tensors, alone or under 'model' or "
+            f"'state_dict'; found {_describe(state)}."
+        )
+    return {_without_module(key): value for key, value in state.items()}
+
+
+def reason_of(error: Exception) -> str:
+    """Why reading a file failed, on one line; a name that torch.load does not admit is said first."""
+    text = str(error)
+    if isinstance(error, RefusedPickle):
+        return text
+    if refused := re.search(r"GLOBAL (\S+)", text):
+        return f"it names '{refused[1]}', {RUNS_CODE}"
+    # torch's message opens with advice to switch the protection off.
+    text = (text.partition("WeightsUnpickler error: ")[2] or text).strip()
+    sentence = text.partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+
+
+def _read_caffe2(path: str) -> dict[str, torch.Tensor]:
+    _check_file(path)
+    state = {}
+    try:
+        with open(path, "rb") as file:
+            blobs = read_blobs(file)
+        for blob, value in blobs.items():
+            key = key_of_blob(blob)
+            if key is None:
+                continue
+            if not isinstance(value, PickledArray):
+                raise RefusedPickle(f"its blob '{blob}' is not an array")
+            state[key] = torch.from_numpy(value.to_numpy())
+    except MemoryError:
+        raise
+    # As above: damaged pickles raise nearly anything.
+    except Exception as error:
+        _refuse(path, error)
+    return state
+
+
+def _check_file(path: str) -> None:
+    if os.path.isdir(path):
+        raise InputError(f"'{path}' is a folder; name a weights file in it.")
+    if not os.path.exists(path):
+        raise InputError(
+            f"The weights file '{path}' does not exist (looked at {os.path.abspath(path)}); check the path, "
+            "or give a URL or a catalog:// name."
+        )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise InputError(f"The weights file '{path}' cannot be read: {error.strerror}.") from error
+    if not start:
+        raise InputError(f"The weights file '{path}' is empty; delete it and fetch or save it again.")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise InputError(
+            f"The weights file '{path}' is a web page, not weights; delete it and fetch the file itself by "
+            "its direct link."
+        )
+
+
+def _refuse(path: str, error: Exception) -> NoReturn:
+    reason = reason_of(error)
+    if RUNS_CODE in reason:
+        raise InputError(
+            f"The file '{path}' is refused: {reason}. Weights are tensors and plain values; have its owner save "
+            "the state dict alone, with torch.save({'model': model.state_dict()}, FILE)."
+        ) from error
+    raise InputError(
+        f"The file '{path}' is damaged or is no weights file ({reason}); delete it and fetch or copy it again."
+    ) from error
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return f"a {type(value).__name__}"
+    others = [str(k) for k, v in value.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
+    return f"other values, e.g. {', '.join(others[:3])}" if others else "an empty dict"
+
+
+def _without_module(key: str) -> str:
+    while key.startswith("module."):
+        key = key.removeprefix("module.")
+    return key

@@ -1,0 +1,73 @@
+"""A backbone with channels of zeros computes the same."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fcos_core.deploy.pad_channels import pad_channels
+from fcos_core.layers.conv_norm import convert_convs
+from fcos_core.layers.inference_conv import InferenceConv2d
+from fcos_core.modeling.backbone.hrnet import HighResolutionNet
+from fcos_core.modeling.backbone.resnet import ResNet, body_with_neck
+from fcos_core.modeling.neck.fpn import FPN
+from fcos_core.modeling.neck.hrfpn import HRFPN
+
+
+def prepared(backbone):
+    """Converted, in float64, with norms that are no identities."""
+    for module in backbone.modules():
+        if hasattr(module, "running_var"):
+            for values in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                values.uniform_(0.5, 1.5)
+    backbone.double().eval().requires_grad_(False)
+    convert_convs(backbone)
+    return backbone
+
+
+def hrnet():
+    torch.manual_seed(0)
+    body = HighResolutionNet(5, (1,) * 4, num_blocks=(1,) * 4, stem_channels=9, stage1_channels=3)
+    return prepared(nn.Sequential(body, HRFPN(body.out_channels, 32, num_levels=5, conv_stride=2)))
+
+
+def resnet(groups, width):
+    torch.manual_seed(0)
+    body = ResNet(50, num_groups=groups, width_per_group=width)
+    return prepared(body_with_neck(body, FPN(body.out_channels, 32, num_levels=5)))
+
+
+@pytest.mark.parametrize("multiple", [4, 8])
+@pytest.mark.parametrize("make", [hrnet, lambda: resnet(1, 4), lambda: resnet(2, 4)], ids=["hrnet", "resnet", "groups"])
+def test_levels_stay_as_they_are(make, multiple):
+    plain = make()
+    padded = copy.deepcopy(plain)
+    channels = pad_channels(padded, multiple)
+    assert channels == multiple
+    for conv in padded.modules():
+        if isinstance(conv, InferenceConv2d):
+            assert conv.weight.shape[0] % multiple == 0 and conv.weight.shape[1] * conv.groups % multiple == 0
+            assert (conv.out_channels, conv.in_channels // conv.groups) == conv.weight.shape[:2]
+    again = copy.deepcopy(padded)
+    assert pad_channels(again, multiple) == channels
+    assert all(map(torch.equal, again.parameters(), padded.parameters()))
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    levels = padded(F.pad(images, (0, 0, 0, 0, 0, channels - 3)))
+    for level, expected in zip(levels, plain(images), strict=True):
+        torch.testing.assert_close(level, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().amax()))
+
+
+def test_groups_that_cannot_be_padded_stay():
+    plain = resnet(3, 2)
+    state = copy.deepcopy(plain.state_dict())
+    assert pad_channels(plain, 8) == 3
+    assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
+
+
+def test_1_changes_nothing():
+    plain = hrnet()
+    shapes = [parameter.shape for parameter in plain.parameters()]
+    assert pad_channels(plain, 1) == 3
+    assert [parameter.shape for parameter in plain.parameters()] == shapes

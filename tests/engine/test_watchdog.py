@@ -1,0 +1,78 @@
+"""The guard of a training loop that waits in vain, or is told to leave."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from fcos_core.engine.watchdog import Guard
+from fcos_core.utils import comm
+
+LONG = 60
+
+
+def loop(folder, timeout, seconds):
+    """A loop that is in its third iteration for so long, and what it does in a process of its own."""
+    logging.basicConfig(filename=folder / "log.txt", format="%(message)s")
+
+    def save():
+        (folder / "saved").touch()
+        return "iteration 2 is saved"
+
+    with Guard(save, timeout) as guard:
+        guard.at(3, "backward")
+        (folder / "entered").touch()
+        time.sleep(seconds)
+    comm.leave(7)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the loop and returns its process, inside the step."""
+    started = []
+
+    def begin(timeout, seconds):
+        process = multiprocessing.get_context("spawn").Process(target=loop, args=(tmp_path, timeout, seconds))
+        process.start()
+        started.append(process)
+        end = time.monotonic() + LONG
+        while not (tmp_path / "entered").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+def test_a_step_that_takes_too_long(start, tmp_path):
+    process = start(timeout=0.3, seconds=LONG)
+    process.join(LONG / 2)
+    assert process.exitcode == 1
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "log.txt").read_text() == (
+        "No answer for 0.3 s (DISTRIBUTED.TIMEOUT): process 0 in iteration 3, backward; "
+        "iteration 2 is saved. Leaving.\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_loop_waits(start, tmp_path, number):
+    process = start(timeout=2 * LONG, seconds=LONG)
+    os.kill(process.pid, number)
+    process.join(LONG / 2)
+    assert process.exitcode == 128 + number
+    assert (tmp_path / "log.txt").read_text() == (
+        f"Received {number.name}: process 0 in iteration 3, backward; iteration 2 is saved. Leaving.\n"
+    )
+
+
+def test_a_loop_in_time_is_left_alone(start, tmp_path):
+    process = start(timeout=LONG, seconds=0.7)
+    process.join(LONG / 2)
+    assert process.exitcode == 7
+    assert not (tmp_path / "saved").exists()

@@ -1,0 +1,172 @@
+"""The data loader beside a naive one, and the annotation file of a large data set."""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks import memory
+from benchmarks.report import Table, images_per_second, speedup
+from benchmarks.settings import Settings
+from benchmarks.synthetic import draw_jpegs, write_annotations, write_image_list
+from benchmarks.timing import interleave
+from fcos_core.config import Config, cfg
+from fcos_core.data import make_data_loader
+from fcos_core.data.coco import COCODataset
+from fcos_core.data.loader import BatchLoader
+from fcos_core.data.transforms import resized_size
+from fcos_core.errors import InputError
+from fcos_core.structures.image_list import to_image_list
+
+JPEGS = 32
+# COCO 2017's training images and their boxes.
+COCO_IMAGES, COCO_BOXES = 118_000, 860_000
+
+
+def loader(settings: Settings) -> list[Table]:
+    """JPEG files to normalized batches, on one core."""
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        if settings.image_folder is None:
+            images, source = draw_jpegs(Path(folder), JPEGS), "drawn JPEG files of 640x480"
+        else:
+            images, source = _jpegs(Path(settings.image_folder)), f"JPEG files of {settings.image_folder}"
+        config = _loader_config(settings, images, Path(folder) / "images.json")
+        ours = make_data_loader(config, is_train=False)[0]
+        calls = {
+            "naive": lambda: list(naive_batches(config, images, settings.device)),
+            "ours": lambda: list(our_batches(ours, settings.device)),
+        }
+        difference = grey_levels_apart(calls["ours"](), calls["naive"]())
+        timings = interleave(calls, settings.device, settings.rounds, 1)
+    rows = [
+        {
+            "contender": name,
+            **images_per_second(timing, len(images)),
+            "x naive": speedup(timings, name, ["naive"]),
+            "grey levels off naive": difference if name == "ours" else 0.0,
+        }
+        for name, timing in timings.items()
+    ]
+    note = (
+        f"{len(images)} {source}, shorter side {config.INPUT.MIN_SIZE_TEST}, in batches of {config.TEST.IMS_PER_BATCH} "
+        f"on {settings.device}; one process, one thread. `grey levels off`: the largest difference of a pixel."
+    )
+    return [Table("Data loader, one core", note, rows)]
+
+
+def naive_batches(config: Config, images: list[Path], device: torch.device) -> Iterator[Tensor]:
+    """PIL to float: what one writes first. Batches (N, 3, H, W) of BGR minus the mean, padded."""
+    mean = np.array(config.INPUT.PIXEL_MEAN, dtype=np.float32)
+    size = (config.INPUT.MIN_SIZE_TEST, config.INPUT.MAX_SIZE_TEST)
+    for start in range(0, len(images), config.TEST.IMS_PER_BATCH):
+        batch = [naive_image(path, *size, mean) for path in images[start : start + config.TEST.IMS_PER_BATCH]]
+        yield to_image_list(batch, config.DATALOADER.SIZE_DIVISIBILITY).tensors.to(device)
+
+
+def naive_image(path: Path, min_size: int, max_size: int, mean: np.ndarray) -> Tensor:
+    """(3, H, W) float32."""
+    image = Image.open(path).convert("RGB")
+    image = image.resize(resized_size(image.size, min_size, max_size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image).astype(np.float32)[:, :, ::-1] - mean
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def our_batches(batches: BatchLoader, device: torch.device) -> Iterator[Tensor]:
+    """What the network is given."""
+    for images, _, _ in batches:
+        yield images.to(device).tensors
+
+
+def grey_levels_apart(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest difference of a pixel."""
+    return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
+
+
+def annotations(settings: Settings) -> list[Table]:
+    """Reading an annotation file of COCO's size: seconds, memory, and memory of a worker process."""
+    images, boxes = round(COCO_IMAGES * settings.coco_scale), round(COCO_BOXES * settings.coco_scale)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "instances.json"
+        write_annotations(file, images, boxes)
+        made: list[COCODataset] = []
+        start = time.perf_counter()
+        # The process's memory, wherever the network is.
+        used = memory.measure_memory(
+            lambda: made.append(COCODataset(folder, str(file), is_train=True, check_files=False)), torch.device("cpu")
+        )
+        seconds = time.perf_counter() - start
+        size = file.stat().st_size
+    row = {
+        "file MB": size / 1e6,
+        "load s": seconds,
+        "resident MiB added": used.added / 2**20,
+        "peak MiB": used.peak / 2**20,
+        "a worker's own MiB": worker_growth(made[0]) / 2**20,
+    }
+    note = (
+        f"{images:,} images, {boxes:,} boxes with polygons; images with a usable box are kept. `a worker's own`: what "
+        "a forked process has that it does not share, after it has read every box, beyond what it began with."
+    )
+    return [Table("Annotation file", note, [row])]
+
+
+def worker_growth(dataset: COCODataset) -> int:
+    """Bytes of a forked process that reads all boxes which it then does not share any more with this one."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_read_all, args=(dataset, sender))
+    worker.start()
+    growth = receiver.recv()
+    worker.join()
+    return growth
+
+
+def _read_all(dataset: COCODataset, sender: Connection) -> None:
+    dataset.ground_truth(0)
+    before = memory.private_bytes()
+    for index in range(len(dataset)):
+        dataset.ground_truth(index)
+    sender.send(memory.private_bytes() - before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it, PyTorch computes on one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _jpegs(folder: Path) -> list[Path]:
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:JPEGS]
+    if not images:
+        raise InputError(f"--image-folder: there is no JPEG file in '{folder.absolute()}'.")
+    return images
+
+
+def _loader_config(settings: Settings, images: list[Path], list_file: Path) -> Config:
+    write_image_list(list_file, images)
+    config = cfg.clone()
+    options = {
+        "MODEL.DEVICE": str(settings.device),
+        "DATASETS.CATALOG.benchmark.img_dir": str(images[0].parent.absolute()),
+        "DATASETS.CATALOG.benchmark.ann_file": str(list_file.absolute()),
+        "DATASETS.TEST": ("benchmark",),
+        "DATALOADER.NUM_WORKERS": 0,
+        "INPUT.MIN_SIZE_TEST": settings.height,
+        "INPUT.MAX_SIZE_TEST": settings.width,
+        "TEST.IMS_PER_BATCH": settings.batch,
+    }
+    config.merge_from_list([word for option in options.items() for word in option])
+    return config

@@ -1,0 +1,164 @@
+"""Latency, throughput, stages, HRNet's branches, and backbones."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import contenders
+from benchmarks.models import count_candidates, load_config, make_detector, make_images, network_input
+from benchmarks.plain import make_plain
+from benchmarks.report import Row, Table, images_per_second, milliseconds, speedup
+from benchmarks.settings import Settings
+from benchmarks.timing import Timing, interleave
+from fcos_core.config import Config
+from fcos_core.modeling.detector import Detector
+from fcos_core.modeling.fcos.locations import compute_locations
+from fcos_core.structures.bounding_box import BoxList
+
+# The one that torchvision has too.
+TORCHVISION_MODEL = "fcos_R_50_5l_2x"
+# Those whose bodies timm has too.
+HRNET_MODELS = ("fcos_hrnet_w18_5l_2x", "fcos_hrnet_w32_5l_2x", "fcos_hrnet_w40_6l_3x")
+PRECISIONS = {"cuda": ("float32", "tf32", "bfloat16", "float16"), "cpu": ("float32", "bfloat16")}
+
+
+def latency(settings: Settings) -> list[Table]:
+    """One image in, boxes out."""
+    return [_detection(settings, 1, f"Latency at batch 1, {_size(settings)}", milliseconds)]
+
+
+def throughput(settings: Settings) -> list[Table]:
+    """A batch in, boxes out."""
+    title = f"Throughput at batch {settings.batch}, {_size(settings)}"
+    return [_detection(settings, settings.batch, title, lambda timing: images_per_second(timing, settings.batch))]
+
+
+def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Timing], Row]) -> Table:
+    rows, found = [], []
+    for model in settings.models:
+        torch.compiler.reset()  # it compiles a module's code only so many times in one process
+        config, detector, images = _subject(settings, model, batch)
+        found.append(f"{count_candidates(config, detector, images):,.0f} of {model}")
+        plain = contenders.plain_inference(config, detector, images)
+        ours = {
+            f"ours {precision}": contenders.our_inference(config, detector, images, precision)
+            for precision in PRECISIONS[settings.device.type]
+        }
+        others = contenders.torchvision_inference(images, settings.candidates) if model == TORCHVISION_MODEL else {}
+        calls = {**plain, **ours, **others}
+        timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
+        # Afterwards: what is compared is what was timed, on CUDA the graph and not the run before its capture.
+        same = {"ours float32": same_detections(ours["ours float32"](), calls[list(plain)[-1]]())}
+        for name, timing in timings.items():
+            compared = {
+                "x plain": speedup(timings, name, list(plain)),
+                "x torchvision": speedup(timings, name, list(others)) if others else None,
+                "same as plain": same.get(name),
+            }
+            rows.append({"model": model, "contender": name, **columns(timing), **compared})
+    note = (
+        "Image on the device to boxes on the host, post-processing included. Candidates an image: "
+        f"{', '.join(found)}. `x plain`, `x torchvision`: times as fast as the fastest of those. `same as plain`: "
+        "share of plain's float32 detections found again within 0.05 px and 1e-4 in score."
+    )
+    return Table(title, note, rows)
+
+
+def stages(settings: Settings) -> list[Table]:
+    """Where an image's time goes in eager PyTorch."""
+    rows = []
+    for model in settings.models:
+        config, detector, images = _subject(settings, model, 1)
+        calls = _stage_calls(config, detector, network_input(config, images))
+        with torch.no_grad():
+            timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
+        total = sum(timings[name].median for name in ("body", "neck", "head", "post-processing, plain"))
+        for name, timing in timings.items():
+            rows.append(
+                {"model": model, "stage": name, **milliseconds(timing), "% of plain": 100 * timing.median / total}
+            )
+    note = "Each stage of the eager float32 detector by itself, from an idle device to an idle device."
+    return [Table(f"Stages at batch 1, {_size(settings)}", note, rows)]
+
+
+def _stage_calls(config: Config, detector: Detector, batch: Tensor) -> dict[str, Callable[[], Any]]:
+    rpn, sizes = detector.rpn, [batch.shape[-2:]] * len(batch)
+    with torch.no_grad():
+        branches = detector.backbone.body(batch)
+        features = detector.backbone.fpn(branches)
+        outputs = rpn.head(features)
+    ours = rpn.postprocess
+    plain = make_plain(config, detector).rpn.postprocess
+    return {
+        "body": lambda: detector.backbone.body(batch),
+        "neck": lambda: detector.backbone.fpn(branches),
+        "head": lambda: rpn.head(features),
+        "post-processing, plain": lambda: plain(compute_locations(features, rpn.strides), *outputs, sizes),
+        "post-processing, ours": lambda: ours(compute_locations(features, rpn.strides), *outputs, sizes),
+    }
+
+
+def branches(settings: Settings) -> list[Table]:
+    """HRNet-W32, its branches in parallel and in series, beside ResNet-101, which has as many multiply-adds."""
+    resnet, hrnet = (_subject(settings, model, 1) for model in ("fcos_R_101_5l_2x", "fcos_hrnet_w32_5l_2x"))
+    calls = {
+        "R_101_5l": contenders.our_inference(*resnet, settings.precision),
+        "W32_5l, branches in parallel": contenders.our_inference(*hrnet, settings.precision, parallel=True),
+        "W32_5l, branches in series": contenders.our_inference(*hrnet, settings.precision, parallel=False),
+    }
+    timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
+    rows = [
+        {"ours": name, **milliseconds(timing), "time / R_101_5l": timing.median / timings["R_101_5l"].median}
+        for name, timing in timings.items()
+    ]
+    note = f"Ours in {settings.precision}, image on the device to boxes on the host. On a CPU there is one series."
+    return [Table(f"HRNet's branches, batch 1, {_size(settings)}", note, rows)]
+
+
+def backbones(settings: Settings) -> list[Table]:
+    """HRNet bodies without neck and head, beside timm's where it is installed."""
+    bodies = {model: load_config(model, settings.device).MODEL.BACKBONE.CONV_BODY for model in settings.models}
+    known = [model for model, body in bodies.items() if body in contenders.TIMM_NAMES]
+    rows = [row for model in known or HRNET_MODELS for row in _backbone(settings, model)]
+    note = "The body as PyTorch modules: the inference compiler takes whole detectors and has no part in it."
+    if not contenders.has_timm():
+        note += " timm is not installed."
+    return [Table(f"HRNet bodies at batch 1, {_size(settings)}", note, rows)]
+
+
+def _backbone(settings: Settings, model: str) -> list[Row]:
+    torch.compiler.reset()
+    config, detector, images = _subject(settings, model, 1)
+    name, batch = config.MODEL.BACKBONE.CONV_BODY, network_input(config, images)
+    calls = contenders.backbone_inference("this package", detector.backbone.body, batch)
+    if contenders.has_timm():
+        calls |= contenders.backbone_inference("timm", contenders.timm_backbone(name), batch)
+    timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
+    return [
+        {"body": name, "contender": who, **milliseconds(timing), "x eager": speedup(timings, who, ["this package"])}
+        for who, timing in timings.items()
+    ]
+
+
+def same_detections(found: Sequence[BoxList], expected: Sequence[BoxList]) -> float:
+    """Share of the expected detections that are found: same label, within 0.05 pixels and 1e-4 in score."""
+    total = matched = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        box = (ours.bbox[None] - theirs.bbox[:, None]).abs().amax(dim=2) <= 0.05
+        score = (ours.get_field("scores")[None] - theirs.get_field("scores")[:, None]).abs() <= 1e-4
+        label = ours.get_field("labels")[None] == theirs.get_field("labels")[:, None]
+        matched += int((box & score & label).any(dim=1).sum())
+        total += len(theirs)
+    return matched / max(total, 1)
+
+
+def _subject(settings: Settings, model: str, batch: int) -> tuple[Config, Detector, Tensor]:
+    config = load_config(model, settings.device)
+    images = make_images(batch, settings.height, settings.width, settings.device)
+    return config, make_detector(config, images, settings.candidates), images
+
+
+def _size(settings: Settings) -> str:
+    return f"3x{settings.height}x{settings.width}"
