@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
 from fcos_core.data.coco_json import COCOTable, read_coco_json
-from fcos_core.data.image_file import read_image
+from fcos_core.data.image_file import UnreadableImageError, read_image
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 
@@ -76,14 +76,18 @@ class COCODataset(Dataset):
         return len(self._kept)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, BoxList]:
-        """The RGB image, 8 bits a channel, and its `ground_truth`.
+        """Read the RGB image `index`, 8 bits a channel, and its `ground_truth`.
 
         Raises:
             UnreadableImageError: the file cannot be read.
             InputError: its size is not the annotation's.
         """
         info = self.image_info(index)
-        image = read_image(self.image_path(index), (info["width"], info["height"]))
+        try:
+            image = read_image(self.image_path(index), (info["width"], info["height"]))
+        except UnreadableImageError as error:
+            advice = "Copy it again, take it out of the annotations or set DATALOADER.SKIP_UNREADABLE True."
+            raise UnreadableImageError(f"{error} {advice}") from error
         return image, self.ground_truth(index)
 
     def image_id(self, index: int) -> int:

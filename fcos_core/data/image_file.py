@@ -1,4 +1,4 @@
-"""An image file as an 8-bit RGB image of the size that its annotation gives."""
+"""Read image files of any kind as 8-bit RGB images."""
 
 import os
 
@@ -7,8 +7,11 @@ from PIL import ExifTags, Image, ImageChops
 
 from fcos_core.errors import InputError
 
-# EXIF orientations that swap width and height, and what undoes them.
-_QUARTER_TURNS = {
+# EXIF orientation to the transposition that shows the picture upright.
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
@@ -17,17 +20,18 @@ _QUARTER_TURNS = {
 
 
 class UnreadableImageError(InputError):
-    """An image file that is missing, not an image, or cut short."""
+    """An image file is missing, is not an image or is cut short."""
 
 
-def read_image(path: str, size: tuple[int, int]) -> Image.Image:
-    """Read `path` as RGB, 8 bits a channel.
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Image.Image:
+    """Read `path` as RGB, 8 bits a channel; see `to_rgb` for the conversion.
 
-    Grey, palette and CMYK images are converted, transparency is dropped, of 16 bits the upper 8 are kept. The
-    EXIF rotation is applied only when that, and nothing less, gives the annotation's size.
+    Without `size` the EXIF orientation is applied, as image viewers do. With `size` the orientation is applied
+    only where the stored image has another size and the turned image has `size`, because many annotation tools
+    ignore EXIF.
 
     Args:
-        path: anything PIL can open, such as JPEG and PNG.
+        path: a file that PIL can open, such as JPEG or PNG.
         size: (width, height) in pixels that the annotation gives.
 
     Raises:
@@ -36,17 +40,19 @@ def read_image(path: str, size: tuple[int, int]) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            turn = _QUARTER_TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
-            image = _to_rgb(file)
+            image = to_rgb(file)
+            # Decoding comes first, because PIL turns a TIFF while it decodes and then removes the tag.
+            transposition = _TRANSPOSITIONS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
     # PIL's decoders raise errors of many types on damaged files.
     except Exception as error:
         raise UnreadableImageError(
-            f"The image '{path}' (looked at {os.path.abspath(path)}) cannot be read: {error}. "
-            "Copy it again, take it out of the annotations or set DATALOADER.SKIP_UNREADABLE True."
+            f"The image '{path}' (looked at {os.path.abspath(path)}) cannot be read: {error}."
         ) from error
-    if turn is not None and image.size != size and image.size[::-1] == size:
-        image = image.transpose(turn)
-    if image.size != size:
+    if transposition is not None and image.size != size:
+        upright = image.transpose(transposition)
+        if size is None or upright.size == size:
+            image = upright
+    if size is not None and image.size != size:
         raise InputError(
             f"The image '{path}' is {image.size[0]}x{image.size[1]} (width x height) but its annotation says "
             f"{size[0]}x{size[1]}: correct the annotation's width and height or restore the image."
@@ -54,11 +60,15 @@ def read_image(path: str, size: tuple[int, int]) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert `image`, in any mode of PIL, to RGB with 8 bits a channel.
+
+    Transparency is dropped. Of 16 bits the upper 8 are kept.
+    """
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # PIL takes every CMYK JPEG for inverted, as Adobe writes them; one without Adobe's mark is not.
+        # PIL inverts every CMYK JPEG because Adobe writes them inverted; a file without Adobe's mark is not inverted.
         return ImageChops.invert(image).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from fcos_core.data.image_file import UnreadableImageError, read_image
+from fcos_core.data.image_file import UnreadableImageError, read_image, to_rgb
 from fcos_core.errors import InputError
 
 SIZE = (24, 16)
@@ -81,36 +81,63 @@ def test_cmyk_jpeg_with_adobe_mark_and_without(tmp_path):
     assert np.abs(read(tmp_path / "plain.jpg") - as_rgb(cmyk)).max() <= 8
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_only_where_it_gives_the_annotated_size(tmp_path, orientation):
-    upright = Image.fromarray(pixels())
+# How a camera stores an upright picture under each orientation (EXIF 2.3, tag 274).
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def save_with_orientation(image: Image.Image, path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    # How a camera stores an upright picture under each orientation (EXIF 2.3, tag 274).
-    stored = {
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_only_where_it_gives_the_annotated_size(tmp_path, orientation):
     path = tmp_path / "i.png"
-    if orientation in stored:
-        upright.transpose(stored[orientation]).save(path, exif=exif)
+    if orientation >= 5:
+        stored = Image.fromarray(pixels()).transpose(STORED[orientation])
+        save_with_orientation(stored, path, orientation)
         np.testing.assert_array_equal(read(path), pixels())
         # An annotation made without regard to EXIF has the stored size and the stored pixels.
-        np.testing.assert_array_equal(read(path, SIZE[::-1]), np.asarray(upright.transpose(stored[orientation])))
+        np.testing.assert_array_equal(read(path, SIZE[::-1]), np.asarray(stored))
     else:
-        upright.save(path, exif=exif)
+        save_with_orientation(Image.fromarray(pixels()), path, orientation)
         np.testing.assert_array_equal(read(path), pixels())
         with pytest.raises(InputError, match=r"is 24x16 .* says 16x24"):
             read(path, SIZE[::-1])
 
 
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_without_an_annotation_the_picture_is_upright_under_every_orientation(tmp_path, orientation, suffix):
+    image = Image.fromarray(pixels())
+    stored = image.transpose(STORED[orientation]) if orientation in STORED else image
+    save_with_orientation(stored, tmp_path / f"i.{suffix}", orientation)
+    np.testing.assert_array_equal(read(tmp_path / f"i.{suffix}", None), pixels())
+
+
+def test_an_image_without_exif_needs_no_size(tmp_path):
+    Image.fromarray(pixels()).save(tmp_path / "i.png")
+    np.testing.assert_array_equal(read(tmp_path / "i.png", None), pixels())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"])
+def test_pil_images_of_every_mode_become_rgb(mode):
+    image = to_rgb(Image.new(mode, SIZE))
+    assert (image.mode, image.size) == ("RGB", SIZE)
+
+
 def test_a_square_image_is_never_turned(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
     square = pixels()[:, : SIZE[1]]
-    Image.fromarray(square).save(tmp_path / "i.png", exif=exif)
+    save_with_orientation(Image.fromarray(square), tmp_path / "i.png", 6)
     np.testing.assert_array_equal(read(tmp_path / "i.png", (SIZE[1], SIZE[1])), square)
 
 
