@@ -16,8 +16,8 @@ from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.utils import comm
-from fcos_core.weights.matching import load_matching
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
+from fcos_core.weights.weight_matching import load_matching_weights
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _load_model(cfg: Config) -> nn.Module:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
-    matching = load_matching(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
+    matching = load_matching_weights(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
     untrained = [*matching.missing, *(key for key, _, _ in matching.mismatched)]
     if untrained:
         raise InputError(
