@@ -1,4 +1,4 @@
-"""The inference loop."""
+"""Run a detector over a dataset and evaluate its detections."""
 
 import logging
 import time
@@ -31,23 +31,23 @@ def inference(
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
 ) -> dict[str, Any] | None:
-    """Run the detector over a dataset and evaluate it on the main process.
+    """Run the detector over a dataset and evaluate the detections on the main process.
 
     Args:
-        model: images to a list of BoxList.
-        data_loader: gives (ImageList, targets, dataset indices); one of `make_data_loader`'s.
-        dataset_name: for the log.
-        iou_types, box_only: accepted from published scripts; boxes are all there is.
-        device: where the model is.
+        model: maps images to a list of BoxList.
+        data_loader: gives (ImageList, targets, dataset indices); made by `make_data_loader`.
+        dataset_name: name in the log.
+        iou_types, box_only: not read, as there are only boxes; published scripts pass them.
+        device: the model's device.
         expected_results, expected_results_sigma_tol: see `fcos_core.evaluation.check_expected_results`.
         output_folder: gets bbox.json and coco_results.json.
         evaluator: see `fcos_core.evaluation.evaluate`.
 
     Returns:
-        Metrics as `fcos_core.evaluation.evaluate` gives them; None on other processes and without annotations.
+        Metrics as `fcos_core.evaluation.evaluate` gives them; None on other processes, and without annotations.
 
     Raises:
-        InputError: the metrics are not the expected ones.
+        InputError: the metrics differ from the expected ones.
     """
     dataset = data_loader.dataset
     logger.info("Start evaluation on %s (%d images)", dataset_name, len(dataset))
@@ -72,7 +72,7 @@ def inference(
 
 @torch.no_grad()
 def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torch.device | str) -> dict[int, BoxList]:
-    """Detections, on the CPU, of this process's share of the dataset, by dataset index."""
+    """Detect objects in this process's share of the dataset; return detections on the CPU by dataset index."""
     model.eval()
     predictions = {}
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
@@ -85,6 +85,6 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
 
 
 def gather_predictions(predictions: Predictions) -> Predictions | None:
-    """Those of all processes on rank 0, None elsewhere; through the CPU's memory, in order of rank."""
+    """Gather the predictions of all processes on rank 0, in order of rank; return None on other ranks."""
     tensors = [comm.gather_tensors(tensor) for tensor in predictions.tensors()]
     return Predictions(*tensors) if comm.is_main_process() else None

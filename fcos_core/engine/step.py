@@ -1,14 +1,13 @@
 """One step of the optimizer."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcos_core.engine.watchdog import Guard
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
 
@@ -48,15 +47,14 @@ class TrainingStep:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def compute_gradients(
-        self, images: ImageList, targets: Sequence[BoxList], guard: Guard, iteration: int
+        self, images: ImageList, targets: Sequence[BoxList], report_phase: Callable[[str], None]
     ) -> dict[str, Tensor]:
         """Set every parameter's gradient to the batch's.
 
         Args:
             images: this process's share of the batch, on any device.
             targets: an image each.
-            guard: is told what is being done.
-            iteration: for the guard.
+            report_phase: is called with "forward" and "backward" when the phase begins.
 
         Returns:
             Losses of the share, scalars without gradient.
@@ -69,11 +67,11 @@ class TrainingStep:
             # Normalizers are those of the whole batch, so that the parts' losses and gradients add up to its own.
             batch_targets = (targets,) if len(parts) > 1 else ()
             with contextlib.nullcontext() if number == len(parts) else self._without_averaging():
-                guard.at(iteration, "forward")
+                report_phase("forward")
                 part = part.to(self.device, memory_format=self.memory_format)
                 with self._autocast():
                     losses = self.model(part, part_targets, *batch_targets)
-                guard.at(iteration, "backward")
+                report_phase("backward")
                 self.scaler.scale(sum(losses.values())).backward()
             totals = {name: totals.get(name, 0) + loss.detach() for name, loss in losses.items()}
         return totals
