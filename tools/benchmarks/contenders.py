@@ -45,11 +45,11 @@ def plain_inference(config: Config, detector: Detector, images: Tensor) -> dict[
     return {name: partial(detect, PLAIN_ON_CUDA[name]) for name in plain_names(images.device)}
 
 
-def our_inference(config: Config, detector: Detector, images: Tensor, precision: str, parallel: bool = True) -> Call:
+def our_inference(config: Config, detector: Detector, images: Tensor, precision: str) -> Call:
     """What the inference compiler makes of the detector."""
     from fcos_core.engine import compile_for_inference
 
-    compiled = compile_for_inference(detector, images.device, precision, parallel)
+    compiled = compile_for_inference(detector, images.device, precision)
     batch = network_input(config, images)
     compiled(batch)  # on CUDA the second batch of a shape is captured: the warm-up's
     return lambda: [found.to("cpu") for found in compiled(batch)]
