@@ -47,9 +47,9 @@ def plain_inference(config: Config, detector: Detector, images: Tensor) -> dict[
     return {name: partial(detect, PLAIN_ON_CUDA[name]) for name in plain_names(images.device)}
 
 
-def our_inference(config: Config, detector: Detector, images: Tensor, precision: str, parallel: bool = True) -> Call:
+def our_inference(config: Config, detector: Detector, images: Tensor, precision: str) -> Call:
     """Compile the detector for inference."""
-    compiled = compile_for_inference(detector, images.device, precision, parallel)
+    compiled = compile_for_inference(detector, images.device, precision)
     batch = network_input(config, images)
     compiled(batch)  # on CUDA the second batch of a shape is captured, so the warm-up captures it
     return lambda: [found.to("cpu") for found in compiled(batch)]
