@@ -119,18 +119,18 @@ def _checked(images: ImageList) -> ImageList:
 
 
 class _Network(nn.Module):
-    """Detector as a function of tensors, from padded images and their `last_pixels` to rows of detections.
+    """Detector as a function of tensors, from padded images and their `clip_max` (N, 4) to rows of detections.
 
-    No shape depends on the values in a tensor, as CUDA graphs require.
+    No shape depends on the values in a tensor, because a CUDA graph has fixed shapes.
     """
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, limits: Tensor) -> Tensor:
+    def forward(self, images: Tensor, clip_max: Tensor) -> Tensor:
         rpn = self.detector.rpn
         features = self.detector.backbone(images)
         outputs = rpn.head(features)
         locations = compute_locations(features, rpn.strides)
-        return rpn.postprocess.fixed_size(locations, *outputs, limits)
+        return rpn.postprocess.fixed_size(locations, *outputs, clip_max)

@@ -60,8 +60,8 @@ class GpuNetwork:
     result of any earlier launch. The inputs of the graphs lie outside the pool.
 
     Args:
-        network: takes images (N, channels, H, W), channels-last, and their `last_pixels` (N, 4); returns rows for
-            `to_box_lists`. No shape may depend on the values in a tensor.
+        network: takes images (N, channels, H, W), channels-last, and `clip_max` (N, 4), the (x, y, x, y) of each
+            image's last pixel; returns rows for `to_box_lists`. No shape may depend on the values in a tensor.
         device: device of `network`.
         dtype: dtype of the images for `network`.
         channels: channels of the images for `network`; channels that a batch does not have are filled with zeros.
@@ -90,19 +90,19 @@ class GpuNetwork:
         """
         start = time.perf_counter()
         with torch.cuda.device(self.device):
-            batch, limits = self._inputs(images)
+            batch, clip_max = self._inputs(images)
             # A capture can neither load kernels nor choose cuDNN's kernels, so a run does both first, in this thread.
-            self._compute(batch, limits)
+            self._compute(batch, clip_max)
             graph = torch.cuda.CUDAGraph()
             # Other threads, such as the thread that pins batches, may call CUDA during the capture.
             mode = {"capture_error_mode": "thread_local"}
             with torch.cuda.graph(graph, self.pool, self.stream, **mode), forked_streams():
-                rows = self._compute(batch, limits)
+                rows = self._compute(batch, clip_max)
         logger.info("Captured batches of %s in %.1f s.", "x".join(map(str, batch.shape)), time.perf_counter() - start)
 
         def launch(images: ImageList) -> Tensor:
             with torch.cuda.device(self.device):
-                self._fill(batch, limits, images)
+                self._fill(batch, clip_max, images)
                 graph.replay()
             return rows
 
@@ -113,18 +113,18 @@ class GpuNetwork:
         batch = torch.empty(
             count, self.channels, height, width, dtype=self.dtype, device=self.device, memory_format=torch.channels_last
         ).zero_()
-        limits = torch.empty(count, 4, device=self.device)
-        self._fill(batch, limits, images)
-        return batch, limits
+        clip_max = torch.empty(count, 4, device=self.device)
+        self._fill(batch, clip_max, images)
+        return batch, clip_max
 
-    def _fill(self, batch: Tensor, limits: Tensor, images: ImageList) -> None:
+    def _fill(self, batch: Tensor, clip_max: Tensor, images: ImageList) -> None:
         tensors = images.tensors.to(self.device, non_blocking=True)
         batch[:, : tensors.shape[1]].copy_(tensors)
-        limits.copy_(last_pixels(images.image_sizes), non_blocking=True)
+        clip_max.copy_(last_pixels(images.image_sizes), non_blocking=True)
 
-    def _compute(self, batch: Tensor, limits: Tensor) -> Tensor:
+    def _compute(self, batch: Tensor, clip_max: Tensor) -> Tensor:
         with torch.autocast("cuda", enabled=False), convolutions_in_tf32(self.allow_tf32):
-            return self.network(batch, limits)
+            return self.network(batch, clip_max)
 
 
 @contextmanager

@@ -12,11 +12,7 @@ Builder = Callable[[Config], nn.Module]
 
 
 class Registry(dict[str, Builder]):
-    """Dictionary from names to builders.
-
-    Args:
-        key: config key that takes the names; error messages show it.
-    """
+    """Dictionary from names to builders; error messages name `key`, the config key that takes the names."""
 
     def __init__(self, key: str) -> None:
         super().__init__()
