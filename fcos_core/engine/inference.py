@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from fcos_core.data.coco import COCODataset
 from fcos_core.data.loader import BatchLoader, naming_killed_readers
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.evaluation import Predictions, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -74,14 +76,38 @@ def inference(
 def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torch.device | str) -> dict[int, BoxList]:
     """Detect objects in this process's share of the dataset; return detections on the CPU by dataset index."""
     model.eval()
-    predictions = {}
+    predictions: dict[int, BoxList] = {}
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
     with naming_killed_readers(), progress:
         for images, _, indices in prefetch(data_loader, device):
-            detections = model(images.to(device))
-            predictions.update(zip(indices, (d.to("cpu") for d in detections), strict=True))
+            sizes = [_image_size(data_loader.dataset, index) for index in indices]
+            predictions.update(zip(indices, detect(model, images, sizes, device), strict=True))
             progress.update(min(len(indices) * comm.get_world_size(), progress.total - progress.n))
     return predictions
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module, images: ImageList | ByteImages, sizes: Sequence[tuple[int, int]], device: torch.device | str
+) -> list[BoxList]:
+    """Detect objects in a batch and undo the resizing of its images.
+
+    Args:
+        model: images to a list of BoxList, in evaluation mode.
+        images: N resized images.
+        sizes: (width, height) in pixels of the N images before resizing.
+        device: device of the model.
+
+    Returns:
+        Boxes of each image in pixels before resizing, on the CPU.
+    """
+    detections = model(images.to(device))
+    return [boxes.to("cpu").resize(size) for boxes, size in zip(detections, sizes, strict=True)]
+
+
+def _image_size(dataset: COCODataset, index: int) -> tuple[int, int]:
+    info = dataset.image_info(index)
+    return info["width"], info["height"]
 
 
 def gather_predictions(predictions: Predictions) -> Predictions | None:

@@ -16,6 +16,7 @@ from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.utils import comm
+from fcos_core.utils.process_group import check_device
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
 from fcos_core.weights.weight_matching import load_matching_weights
 
@@ -54,7 +55,7 @@ def test(
         InputError: the config, the data or the weights cannot be used.
     """
     if model is None:
-        model = _load_model(cfg)
+        model = load_detector(cfg)
     results = {}
     for name, data_loader in data_loaders.items():
         results[name] = inference(
@@ -71,8 +72,15 @@ def test(
     return results
 
 
-def _load_model(cfg: Config) -> nn.Module:
+def load_detector(cfg: Config) -> nn.Module:
+    """Build the detector on MODEL.DEVICE, load MODEL.WEIGHT into it and, if TEST.COMPILE says so, compile it.
+
+    Raises:
+        InputError: a value of the config or the weights file cannot be used, the file does not hold the whole
+            detector, or there is no such device.
+    """
     check_values(cfg)
+    check_device(cfg.MODEL.DEVICE)
     if not cfg.MODEL.WEIGHT:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)

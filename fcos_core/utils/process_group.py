@@ -32,8 +32,7 @@ def init_processes(config: Config, local_rank: int | None) -> None:
     """
     check_values(config)
     device = config.MODEL.DEVICE
-    if device != "cpu" and not torch.cuda.is_available():
-        raise InputError("MODEL.DEVICE is cuda, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
+    check_device(device)
     if device not in ("cpu", "cuda"):
         _select_named_gpu(device)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -49,6 +48,12 @@ def init_processes(config: Config, local_rank: int | None) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = _fresh_store(rank, world_size, timeout)
     dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
+
+
+def check_device(device: str) -> None:
+    """Raise InputError if `device` is a GPU and PyTorch finds none."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"MODEL.DEVICE is {device}, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
 
 
 def _fresh_store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
