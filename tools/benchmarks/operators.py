@@ -16,9 +16,10 @@ from benchmarks.plain import broadcast_targets
 from benchmarks.report import Row, Table, milliseconds, speedup
 from benchmarks.settings import Settings
 from benchmarks.timing import Timing, cuda_seconds, interleave
-from fcos_core.layers import SigmoidFocalLoss
+from fcos_core.layers import SigmoidFocalLoss, nms_mask
 from fcos_core.layers.group_norm_relu import group_norm_relu
 from fcos_core.layers.own_dtype import GroupNorm
+from fcos_core.layers.sigmoid_focal_loss import sigmoid_focal_loss
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, assign_targets
 
@@ -106,7 +107,7 @@ def torchvision_focal_loss(logits: Tensor, one_hot: Tensor, normalizer: Tensor) 
 
 def plain_focal_loss(logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
     """Store the loss of every element, then sum."""
-    return torch.ops.fcos_core.sigmoid_focal_loss(logits, labels, GAMMA, ALPHA).sum() / normalizer
+    return sigmoid_focal_loss(logits, labels, GAMMA, ALPHA).sum() / normalizer
 
 
 def our_focal_loss(logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ def torchvision_nms(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Tenso
 def our_nms(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
     """Return a mask (N * M,) of the kept boxes, all images in one call."""
     groups = labels + torch.arange(len(labels), device=labels.device)[:, None] * (NUM_CLASSES + 1)
-    return torch.ops.fcos_core.nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), NMS_THRESHOLD)
+    return nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), NMS_THRESHOLD)
 
 
 def targets(settings: Settings) -> Table:

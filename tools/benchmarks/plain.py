@@ -15,6 +15,7 @@ from torchvision.ops import nms
 from fcos_core.config import Config
 from fcos_core.layers import conv_norm, fold_together
 from fcos_core.layers.iou_loss import iou_losses
+from fcos_core.layers.sigmoid_focal_loss import sigmoid_focal_loss
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, centerness_targets
 from fcos_core.structures.bounding_box import BoxList
@@ -117,7 +118,7 @@ class PlainLoss:
         labels, distances = labels.flatten(), distances.flatten(0, 1)
         logits, bbox_reg, centerness = (_rows(levels) for levels in (logits, bbox_reg, centerness))
         positive = (labels > 0).nonzero().squeeze(1)
-        losses = torch.ops.fcos_core.sigmoid_focal_loss(logits, labels, self.gamma, self.alpha)
+        losses = sigmoid_focal_loss(logits, labels, self.gamma, self.alpha)
         weights = centerness_targets(distances[positive])
         loss_reg = (iou_losses(bbox_reg[positive], distances[positive]) * weights).sum()
         loss_centerness = F.binary_cross_entropy_with_logits(centerness[positive, 0], weights, reduction="sum")

@@ -6,7 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from fcos_core.layers import _operators  # noqa: F401  registers torch.ops.fcos_core
+from fcos_core.layers.assign_targets import assign_targets as assign_targets_operator
 from fcos_core.structures.bounding_box import BoxList
 
 DEFAULT_RANGES = {
@@ -39,7 +39,7 @@ def assign_targets(
     boxes = torch.cat([target.convert("xyxy").bbox.to(points) for target in targets])
     labels = torch.cat([target.get_field("labels").to(points.device) for target in targets])
     offsets = torch.tensor([0, *accumulate(map(len, targets))]).to(points.device, non_blocking=True)
-    return torch.ops.fcos_core.assign_targets(points, limits, boxes, labels, offsets)
+    return assign_targets_operator(points, limits, boxes, labels, offsets)
 
 
 def centerness_targets(distances: Tensor) -> Tensor:
