@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fcos_core.data.loader import BatchLoader, naming_killed_readers
+from fcos_core.data.loader import BatchLoader
+from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.evaluation import Predictions, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
@@ -76,7 +77,7 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
     model.eval()
     predictions = {}
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
-    with naming_killed_readers(), progress:
+    with explain_dead_workers(), progress:
         for images, _, indices in prefetch(data_loader, device):
             detections = model(images.to(device))
             predictions.update(zip(indices, (d.to("cpu") for d in detections), strict=True))

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fcos_core.data.loader import naming_killed_readers
+from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.engine.snapshot import TrainingState
 from fcos_core.engine.step import TrainingStep
@@ -93,7 +93,7 @@ def do_train(
     state = TrainingState(checkpointer, arguments)
     with Guard(state.save_unsaved, options.timeout) as guard:
         try:
-            with naming_killed_readers():
+            with explain_dead_workers():
                 _train(model, data_loader, optimizer, scheduler, state, device, checkpoint_period, options, guard)
         except NonFiniteLossError:
             # The weights before it may be ruined already; a run that goes on starts from an earlier checkpoint.
