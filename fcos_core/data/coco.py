@@ -1,4 +1,4 @@
-"""Images with boxes, described by files in COCO format."""
+"""Datasets of images with boxes, described by files in COCO format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +24,10 @@ from fcos_core.structures.bounding_box import BoxList
 
 logger = logging.getLogger(__name__)
 
+Item = tuple[Image.Image, BoxList]
 
-class COCODataset(Dataset):
+
+class COCODataset(Dataset[Item]):
     """The images of one annotation file in the order of their ids; an item is (image, boxes).
 
     Args:
@@ -34,16 +35,17 @@ class COCODataset(Dataset):
         ann_file: JSON in COCO format.
         is_train: keep only images with an annotation, crowd ones included, wider and higher than 1 pixel.
         keep_empty: with `is_train`, keep the other images too.
-        check_files: look in the folder, once, for every image kept.
+        check_files: check once that the file of every kept image exists.
 
     Attributes:
+        image_sizes: (N, 2) int64, width and height in pixels that the annotation file gives.
         has_annotations: False for a file without the key `annotations`.
-        category_names: in the order of the labels, the first having label 1.
-        contiguous_to_category_id: label (1-based) to the file's category id.
+        category_names: in the order of the labels; the first name has label 1.
+        contiguous_to_category_id: label (1-based) to category id of the file.
 
     Raises:
-        InputError: the folder or an image file is missing; the annotation file is (see `read_coco_json`); it is
-            for training and has no annotations or no image to keep.
+        InputError: the folder or an image file is missing; the annotation file is missing or wrong (see
+            `read_coco_json`); the dataset is for training and has no annotations or no image to keep.
     """
 
     def __init__(
@@ -57,7 +59,8 @@ class COCODataset(Dataset):
         self.img_dir = img_dir
         self.ann_file = ann_file
         self._table = read_coco_json(ann_file)
-        self._kept = _positions(self._table, is_train, keep_empty)
+        self._kept = _kept_rows(self._table, is_train, keep_empty)
+        self.image_sizes = self._table.sizes[self._kept]
         self.has_annotations = self._table.has_annotations
         self.category_names = self._table.category_names
         self.contiguous_to_category_id = dict(enumerate(self._table.category_ids, start=1))
@@ -75,37 +78,30 @@ class COCODataset(Dataset):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, BoxList]:
+    def __getitem__(self, index: int) -> Item:
         """Read the RGB image `index`, 8 bits a channel, and its `ground_truth`.
 
         Raises:
             UnreadableImageError: the file cannot be read.
-            InputError: its size is not the annotation's.
+            InputError: the image has another size than its annotation says.
         """
-        info = self.image_info(index)
+        target = self.ground_truth(index)
         try:
-            image = read_image(self.image_path(index), (info["width"], info["height"]))
+            return read_image(self.image_path(index), target.size), target
         except UnreadableImageError as error:
             advice = "Copy it again, take it out of the annotations or set DATALOADER.SKIP_UNREADABLE True."
             raise UnreadableImageError(f"{error} {advice}") from error
-        return image, self.ground_truth(index)
 
     def image_id(self, index: int) -> int:
-        """The file's id of image `index`."""
+        """Return the annotation file's id of image `index`."""
         return int(self._table.image_ids[self._kept[index]])
 
-    def image_info(self, index: int) -> dict[str, Any]:
-        """width and height in pixels and file_name, as the annotation file gives them."""
-        row = self._kept[index]
-        width, height = self._table.sizes[row].tolist()
-        return {"width": width, "height": height, "file_name": str(self._table.file_names[row])}
-
     def image_path(self, index: int) -> str:
-        """Where image `index` is read."""
-        return os.path.join(self.img_dir, self.image_info(index)["file_name"])
+        """Return the path of image `index`."""
+        return os.path.join(self.img_dir, str(self._table.file_names[self._kept[index]]))
 
     def ground_truth(self, index: int) -> BoxList:
-        """The boxes to learn: xyxy float32 clipped to the image, field "labels" int64 (N,).
+        """Return the boxes to learn: xyxy float32 clipped to the image, field "labels" int64 (N,).
 
         Crowd boxes are left out, and boxes that are empty after conversion and clipping.
         """
@@ -113,13 +109,14 @@ class COCODataset(Dataset):
         rows = np.arange(self._table.offsets[row], self._table.offsets[row + 1])
         rows = rows[~self._table.crowd[rows]]
         boxes = torch.from_numpy(self._table.boxes[rows].astype(np.float32))
-        target = BoxList(boxes, tuple(self._table.sizes[row].tolist()), mode="xywh")
+        width, height = self.image_sizes[index].tolist()
+        target = BoxList(boxes, (width, height), mode="xywh")
         target.add_field("labels", torch.from_numpy(self._table.labels[rows]))
         return target.convert("xyxy").clip_to_image(remove_empty=True)
 
     @cached_property
     def coco(self) -> COCO:
-        """The whole annotation file, without polygons, as pycocotools' evaluation takes it."""
+        """Index the whole annotation file, without polygons, as pycocotools' evaluation takes it."""
         coco = COCO()
         coco.dataset = self._table.as_coco_dict()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -132,7 +129,7 @@ class COCODataset(Dataset):
         for index in range(len(self)):
             folder, name = os.path.split(self.image_path(index))
             if folder not in present:
-                present[folder] = _listing(folder)
+                present[folder] = _list_folder(folder)
             if name not in present[folder]:
                 missing.append(index)
         if missing:
@@ -144,14 +141,17 @@ class COCODataset(Dataset):
             )
 
 
-class ConcatCOCODataset(Dataset):
+class ConcatCOCODataset(Dataset[Item]):
     """Several datasets with the same categories, one after the other.
 
     Args:
         datasets: at least one.
 
+    Attributes:
+        image_sizes: (N, 2) int64, width and height in pixels, of all datasets.
+
     Raises:
-        InputError: the names of the categories, in the order of their ids, are not the same.
+        InputError: the names of the categories, in the order of their ids, differ.
     """
 
     def __init__(self, datasets: Sequence[COCODataset]) -> None:
@@ -163,56 +163,47 @@ class ConcatCOCODataset(Dataset):
                     f"differ ({_first_difference(first.category_names, other.category_names)}): give both files "
                     "the same names in the order of the category ids."
                 )
-        self.datasets = list(datasets)
-        self.category_names = first.category_names
-        self.has_annotations = all(dataset.has_annotations for dataset in self.datasets)
-        self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
+        self.image_sizes = np.concatenate([dataset.image_sizes for dataset in datasets])
+        self._datasets = list(datasets)
+        self._ends = list(accumulate(len(dataset) for dataset in datasets))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, BoxList]:
-        """As `COCODataset.__getitem__`."""
-        dataset, own = self._locate(index)
-        return dataset[own]
+    def __getitem__(self, index: int) -> Item:
+        """Read image `index`; see `COCODataset.__getitem__`."""
+        dataset, own_index = self._locate(index)
+        return dataset[own_index]
 
     def image_id(self, index: int) -> int:
-        """The id of image `index` in its own file; two files may use the same."""
-        dataset, own = self._locate(index)
-        return dataset.image_id(own)
-
-    def image_info(self, index: int) -> dict[str, Any]:
-        """As `COCODataset.image_info`."""
-        dataset, own = self._locate(index)
-        return dataset.image_info(own)
+        """Return the id of image `index` in its own annotation file; two files may use the same id."""
+        dataset, own_index = self._locate(index)
+        return dataset.image_id(own_index)
 
     def image_path(self, index: int) -> str:
-        """Where image `index` is read."""
-        dataset, own = self._locate(index)
-        return dataset.image_path(own)
-
-    def ground_truth(self, index: int) -> BoxList:
-        """As `COCODataset.ground_truth`."""
-        dataset, own = self._locate(index)
-        return dataset.ground_truth(own)
+        """Return the path of image `index`."""
+        dataset, own_index = self._locate(index)
+        return dataset.image_path(own_index)
 
     def _locate(self, index: int) -> tuple[COCODataset, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")
         number = bisect_right(self._ends, index)
-        return self.datasets[number], index - (self._ends[number - 1] if number else 0)
+        return self._datasets[number], index - (self._ends[number - 1] if number else 0)
 
 
-def check_num_classes(dataset: COCODataset | ConcatCOCODataset, num_classes: int, name: str) -> None:
+def check_num_classes(dataset: COCODataset, num_classes: int, name: str) -> None:
     """Compare MODEL.FCOS.NUM_CLASSES, which counts the background, with the categories of `dataset`.
 
     A dataset without annotations and categories is not compared.
 
     Args:
-        name: the dataset's, for the sentence.
+        dataset: the dataset to train or test on.
+        num_classes: MODEL.FCOS.NUM_CLASSES.
+        name: name of the dataset, for the message.
 
     Raises:
-        InputError: they differ; the sentence gives the number to write.
+        InputError: the numbers differ; the message gives the number to write.
     """
     count = len(dataset.category_names)
     if not count and not dataset.has_annotations:
@@ -224,8 +215,8 @@ def check_num_classes(dataset: COCODataset | ConcatCOCODataset, num_classes: int
         )
 
 
-def _positions(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray:
-    """Rows of the images to keep, ascending."""
+def _kept_rows(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray:
+    """Return the rows of the images to keep, ascending."""
     every = np.arange(len(table.image_ids))
     if not is_train:
         return every
@@ -247,7 +238,7 @@ def _positions(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray
     return kept
 
 
-def _listing(folder: str) -> set[str]:
+def _list_folder(folder: str) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}

@@ -1,64 +1,120 @@
-"""Which images make a batch; training batches are a function of seed and iteration alone."""
+"""Draw batches: which images, how large and flipped or not, as a function of seed and iteration alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
+from fcos_core.data.plan import BatchPlan, SamplePlan
+from fcos_core.data.transforms import resized_size
 from fcos_core.errors import InputError
 
 # Second word of every seed, so that the draws for different purposes are independent of each other.
 _SAMPLE, _PERMUTATION, _BLOCK = range(3)
 
 
-class SampleKey(NamedTuple):
-    """One image of a batch.
+class BatchPlanner:
+    """Draw everything that chance decides about the images of a batch, from (seed, iteration, slot).
 
-    Attributes:
-        index: in the dataset.
-        iteration: 1-based.
-        slot: place in the batch over all processes.
-        padded_size: (height, width) of the whole batch; (0, 0): what the images at hand need.
+    Sizes are computed from the annotation file, so no pixel is read.
+
+    Args:
+        image_sizes: (N, 2) int64, width and height in pixels of each image of the dataset.
+        min_sizes: shorter sides in pixels to draw from, each with the same probability.
+        max_size: cap on the longer side in pixels.
+        flip_prob: probability of a flip.
+        seed: at least 0.
+        size_divisible: height and width of a padded batch are multiples of this.
+        pad_to_longest: pad every batch to the longest sides that `min_sizes` and `max_size` allow, rather than to
+            the sizes of its images.
     """
 
-    index: int
-    iteration: int
-    slot: int
-    padded_size: tuple[int, int] = (0, 0)
+    def __init__(
+        self,
+        image_sizes: np.ndarray,
+        min_sizes: Sequence[int],
+        max_size: int,
+        flip_prob: float,
+        seed: int,
+        size_divisible: int,
+        pad_to_longest: bool = False,
+    ) -> None:
+        self.image_sizes = image_sizes
+        self.min_sizes = min_sizes
+        self.max_size = max_size
+        self.flip_prob = flip_prob
+        self.seed = seed
+        self.size_divisible = size_divisible
+        self.pad_to_longest = pad_to_longest
 
+    def plan(self, iteration: int, indices: Sequence[int]) -> BatchPlan:
+        """Plan the whole batch of `iteration`, that is, the images of all ranks.
 
-def sample_rng(seed: int, iteration: int, slot: int) -> np.random.Generator:
-    """The generator of every random draw for one image: a function of its arguments, all at least 0."""
-    return np.random.default_rng((seed, _SAMPLE, iteration, slot))
+        The padded size is common to all ranks because GroupNorm and the focal loss's negatives see the padding.
+        """
+        samples = tuple(self._plan_sample(iteration, slot, index) for slot, index in enumerate(indices))
+        sizes = [sample.size for sample in samples]
+        if self.pad_to_longest:
+            sizes += [self._longest_sides(sample.index) for sample in samples]
+        step = self.size_divisible
+        width, height = (-(-max(sides) // step) * step for sides in zip(*sizes, strict=True))
+        return BatchPlan(samples, (height, width))
+
+    def replacement(self, plan: SamplePlan, index: int, padded_size: tuple[int, int]) -> SamplePlan:
+        """Plan image `index` in the place of an unreadable one, by the same draws.
+
+        Other ranks do not know about the replacement, so it is scaled down to fit the (height, width) that they
+        pad to.
+        """
+        width, height = self._resized_size(index, plan.min_size)
+        scale = min(padded_size[1] / width, padded_size[0] / height, 1.0)
+        size = (max(int(width * scale), 1), max(int(height * scale), 1))
+        return plan._replace(index=index, size=size)
+
+    def _plan_sample(self, iteration: int, slot: int, index: int) -> SamplePlan:
+        """Draw for one image; a new kind of draw comes last, so that a seed keeps the earlier ones."""
+        rng = np.random.default_rng((self.seed, _SAMPLE, iteration, slot))
+        min_size = self.min_sizes[rng.integers(len(self.min_sizes))]
+        flip = bool(rng.random() < self.flip_prob)
+        return SamplePlan(index, self._resized_size(index, min_size), flip, min_size)
+
+    def _resized_size(self, index: int, min_size: int) -> tuple[int, int]:
+        width, height = self.image_sizes[index].tolist()
+        return resized_size((width, height), min_size, self.max_size)
+
+    def _longest_sides(self, index: int) -> tuple[int, int]:
+        """Return the (width, height) that no resized image of this orientation exceeds."""
+        longer, shorter = self.max_size, min(max(self.min_sizes), self.max_size)
+        width, height = self.image_sizes[index].tolist()
+        return (longer, shorter) if width >= height else (shorter, longer)
 
 
 class TrainSampler:
-    """Training batches of one group each, as a pure function of the iteration.
+    """Draw the indices of training batches, each from one group, as a pure function of the iteration.
 
     Each group is an endless stream of its images, one permutation (an epoch) after another. In each block of N
-    iterations, N being the number of images, a group of n images is taken by exactly n iterations at random
-    places, each taking the next `ims_per_batch` images of the stream: a block shows every image exactly
-    `ims_per_batch` times. A batch holds an image twice only where it crosses from one epoch of its group to the
-    next, which every batch of a group smaller than `ims_per_batch` does.
+    iterations, where N is the number of images, a group of n images gets n iterations at random places. Each of
+    them takes the next `ims_per_batch` images of the group's stream, so a block shows every image exactly
+    `ims_per_batch` times. A batch contains an image twice only if the batch crosses from one epoch of its group to
+    the next, as every batch of a group with fewer than `ims_per_batch` images does.
 
     Args:
         group_ids: (N,) group of each image, such as 0 for landscape and 1 for portrait.
-        ims_per_batch: images of a batch over all processes.
+        ims_per_batch: images of a batch over all ranks.
         seed: at least 0.
     """
 
-    def __init__(self, group_ids: Sequence[int], ims_per_batch: int, seed: int) -> None:
+    def __init__(self, group_ids: Sequence[int] | np.ndarray, ims_per_batch: int, seed: int) -> None:
         group_ids = np.asarray(group_ids, dtype=np.int64)
         self.ims_per_batch = ims_per_batch
         self.seed = seed
         self._members = [np.flatnonzero(group_ids == group) for group in np.unique(group_ids)]
-        # Drawing them takes time in proportion to the dataset; an iteration's own share should not.
+        # A draw takes time in proportion to the dataset, so keep the latest draws for the next iterations.
         self._epoch = lru_cache(maxsize=8)(self._draw_epoch)
         self._block = lru_cache(maxsize=2)(self._draw_block)
 
     def batch(self, iteration: int) -> list[int]:
-        """Dataset indices of the batch of the 1-based `iteration`, over all processes."""
+        """Return the dataset indices of the whole batch, over all ranks, of the 1-based `iteration`."""
         length = sum(map(len, self._members))
         block, offset = divmod(iteration - 1, length)
         groups, earlier = self._block(block)
@@ -72,7 +128,7 @@ class TrainSampler:
         return rng.permutation(self._members[group])
 
     def _draw_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Group of each iteration of the block, and how many iterations before it in the block have it too."""
+        """Return two (N,) arrays: the group of each iteration of the block, and how often the group came before."""
         sizes = [len(members) for members in self._members]
         groups = np.repeat(np.arange(len(sizes)), sizes)
         groups = np.random.default_rng((self.seed, _BLOCK, block)).permutation(groups)
@@ -82,66 +138,27 @@ class TrainSampler:
         return groups, earlier
 
 
-class PaddedSize:
-    """Size that a whole training batch is padded to, so that every share of it is.
-
-    GroupNorm and the focal loss's negatives see the padding. As scales are drawn from (seed, iteration, slot),
-    the size is known without reading an image.
-
-    Args:
-        image_sizes: (N, 2), width and height of each image of the dataset.
-        output_size: of the transform: (width, height) of an image and its generator to those it is given.
-        seed: of the draws.
-        size_divisible: height and width are a multiple of this.
-        fixed: (longer, shorter) side that every batch is padded to at least, along the images' longer and
-            shorter sides; None: to what its images need.
-    """
-
-    def __init__(
-        self,
-        image_sizes: np.ndarray,
-        output_size: Callable[[tuple[int, int], np.random.Generator], tuple[int, int]],
-        seed: int,
-        size_divisible: int,
-        fixed: tuple[int, int] | None = None,
-    ) -> None:
-        self.image_sizes = image_sizes
-        self.output_size = output_size
-        self.seed = seed
-        self.size_divisible = size_divisible
-        self.fixed = fixed
-
-    def __call__(self, iteration: int, batch: Sequence[int]) -> tuple[int, int]:
-        """(height, width) for the dataset indices `batch`, those of all processes."""
-        needed = [(0, 0)]
-        for slot, index in enumerate(batch):
-            size = tuple(self.image_sizes[index].tolist())
-            needed.append(self.output_size(size, sample_rng(self.seed, iteration, slot)))
-            if self.fixed is not None:
-                needed.append(self.fixed if size[0] >= size[1] else self.fixed[::-1])
-        width, height = (
-            -(-max(sides) // self.size_divisible) * self.size_divisible for sides in zip(*needed, strict=True)
-        )
-        return height, width
-
-
 class TrainBatchSampler:
-    """This process's share of the batches of iterations start_iter + 1 to max_iter.
+    """Yield one rank's share of the batches of iterations start_iter + 1 to max_iter.
 
-    Of B images, rank r of W takes slots r * B / W to (r + 1) * B / W.
+    Of B images, rank r of W takes slots r * B / W to (r + 1) * B / W - 1.
 
     Args:
-        sampler: gives the whole batches.
-        padded_size: the size that all shares of a batch are padded to.
+        sampler: draws the indices of the whole batches.
+        planner: draws everything else.
+        start_iter: iterations already trained.
+        max_iter: last iteration.
+        rank: of this process.
+        world_size: number of ranks.
 
     Raises:
-        InputError: the batch cannot be shared equally among the processes.
+        InputError: the batch cannot be shared equally among the ranks.
     """
 
     def __init__(
         self,
         sampler: TrainSampler,
-        padded_size: PaddedSize,
+        planner: BatchPlanner,
         start_iter: int,
         max_iter: int,
         rank: int = 0,
@@ -154,42 +171,43 @@ class TrainBatchSampler:
                 f"write a positive multiple of {world_size}."
             )
         self._sampler = sampler
-        self._padded_size = padded_size
+        self._planner = planner
         self._iterations = range(start_iter + 1, max_iter + 1)
         share = ims_per_batch // world_size
-        self._slots = range(rank * share, (rank + 1) * share)
+        self._slots = slice(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         return len(self._iterations)
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[BatchPlan]:
         for iteration in self._iterations:
-            batch = self._sampler.batch(iteration)
-            padded_size = self._padded_size(iteration, batch)
-            yield [SampleKey(batch[slot], iteration, slot, padded_size) for slot in self._slots]
+            plan = self._planner.plan(iteration, self._sampler.batch(iteration))
+            yield plan._replace(samples=plan.samples[self._slots])
 
 
 class TestBatchSampler:
-    """Every image once, in order; of the batches, rank r of W takes number r, r + W, ...
+    """Yield every image once, in order; rank r of W takes batches r, r + W, r + 2W, ...
 
-    The batches, and so the padding of each image, are the same for any number of processes.
+    The batches, and therefore the padding of each image, are the same for any number of ranks.
 
     Args:
-        num_images: of the dataset.
-        ims_per_batch: images of a batch; the last may have fewer.
+        planner: of the dataset, with one size and without flips.
+        ims_per_batch: images of a batch; the last batch may have fewer.
+        rank: of this process.
+        world_size: number of ranks.
     """
 
-    __test__ = False  # pytest takes it for a test otherwise
+    __test__ = False  # The name starts with Test, but pytest must not collect the class.
 
-    def __init__(self, num_images: int, ims_per_batch: int, rank: int = 0, world_size: int = 1) -> None:
-        self._num_images = num_images
+    def __init__(self, planner: BatchPlanner, ims_per_batch: int, rank: int = 0, world_size: int = 1) -> None:
+        self._planner = planner
         self._ims_per_batch = ims_per_batch
-        self._starts = range(rank * ims_per_batch, num_images, world_size * ims_per_batch)
+        self._starts = range(rank * ims_per_batch, len(planner.image_sizes), world_size * ims_per_batch)
 
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[BatchPlan]:
         for start in self._starts:
-            stop = min(start + self._ims_per_batch, self._num_images)
-            yield [SampleKey(index, 0, index - start) for index in range(start, stop)]
+            stop = min(start + self._ims_per_batch, len(self._planner.image_sizes))
+            yield self._planner.plan(0, range(start, stop))

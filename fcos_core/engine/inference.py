@@ -11,7 +11,8 @@ from torch import nn
 from tqdm import tqdm
 
 from fcos_core.data.coco import COCODataset
-from fcos_core.data.loader import BatchLoader, naming_killed_readers
+from fcos_core.data.loader import BatchLoader
+from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.evaluation import Predictions, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
@@ -78,7 +79,7 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
     model.eval()
     predictions: dict[int, BoxList] = {}
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
-    with naming_killed_readers(), progress:
+    with explain_dead_workers(), progress:
         for images, _, indices in prefetch(data_loader, device):
             sizes = [_image_size(data_loader.dataset, index) for index in indices]
             predictions.update(zip(indices, detect(model, images, sizes, device), strict=True))

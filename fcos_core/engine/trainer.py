@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fcos_core.data.loader import naming_killed_readers
+from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.engine.snapshot import TrainingSnapshot
 from fcos_core.engine.step import TrainingStep
@@ -100,7 +100,7 @@ def do_train(
     with (
         Watchdog(snapshot.save_if_new, options.timeout) as watchdog,
         _saving_on_error(snapshot, watchdog),
-        naming_killed_readers(),
+        explain_dead_workers(),
     ):
         _train(model, data_loader, step, scheduler, snapshot, checkpoint_period, options, watchdog, log)
 

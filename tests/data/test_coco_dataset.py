@@ -80,7 +80,7 @@ def test_item_is_image_and_ground_truth(files):
     image, target = dataset[0]
     assert image.mode == "RGB" and image.size == (40, 30)
     torch.testing.assert_close(target.bbox, torch.tensor([[1.0, 2, 10, 13]]))
-    assert dataset.image_info(0) == {"width": 40, "height": 30, "file_name": "1.png"}
+    assert dataset.image_sizes[0].tolist() == [40, 30] and dataset.image_path(0) == os.path.join(files[0], "1.png")
 
 
 def test_coco_is_the_whole_file_and_prints_nothing(files, capsys):
@@ -147,10 +147,10 @@ def test_concatenation_goes_through_its_datasets(make_files):
     second = COCODataset(*make_files(tree_of([(40, 32)]), "b"), is_train=True)
     both = ConcatCOCODataset([first, second])
     assert len(both) == 3
-    assert [both.image_info(i)["height"] for i in range(3)] == [30, 31, 32]
+    assert both.image_sizes.tolist() == [[40, 30], [40, 31], [40, 32]]
     assert [both.image_id(i) for i in range(3)] == [1, 2, 1]
     assert [both[i][0].size[1] for i in range(3)] == [30, 31, 32]
-    assert both.ground_truth(2).size == (40, 32)
+    assert both[2][1].size == (40, 32)
     assert both.image_path(2) == second.image_path(0)
     for outside in (-1, 3):
         with pytest.raises(IndexError):

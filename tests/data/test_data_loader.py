@@ -10,7 +10,8 @@ from coco_trees import annotation, tree_of
 from PIL import Image
 
 from fcos_core.data import make_data_loader
-from fcos_core.data.loader import ReadBatch, naming_killed_readers
+from fcos_core.data.reader import ReadBatch
+from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm
@@ -314,6 +315,7 @@ def test_a_batch_that_processes_cannot_share(make_cfg, monkeypatch):
         ("INPUT.PIXEL_STD", [1.0, 0.0, 1.0]),
         ("DATALOADER.NUM_WORKERS", -1),
         ("DATALOADER.SIZE_DIVISIBILITY", 16),
+        ("TEST.IMS_PER_BATCH", 0),
     ],
 )
 def test_keys_of_no_use_are_named(make_cfg, key, value):
@@ -332,9 +334,9 @@ def test_max_size_of_no_use_is_named(make_cfg):
     "said", ["DataLoader worker (pid 7) is killed by signal: Killed. ", "Pin memory thread exited unexpectedly"]
 )
 def test_a_worker_that_died_is_named_however_torch_says_so(said):
-    with pytest.raises(InputError, match="A process that reads images has died"), naming_killed_readers():
+    with pytest.raises(InputError, match="A worker of the data loader has died"), explain_dead_workers():
         raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match="something else"), naming_killed_readers():
+    with pytest.raises(RuntimeError, match="something else"), explain_dead_workers():
         raise RuntimeError("something else")
 
 

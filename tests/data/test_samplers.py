@@ -1,4 +1,4 @@
-"""The laws of the samplers: pure in (seed, iteration), fair to every image, blind to the processes."""
+"""Plans of batches: pure in (seed, iteration, slot), fair to every image, the same for any number of ranks."""
 
 from collections import Counter
 from itertools import chain, pairwise
@@ -8,15 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcos_core.data.samplers import (
-    PaddedSize,
-    SampleKey,
-    TestBatchSampler,
-    TrainBatchSampler,
-    TrainSampler,
-    sample_rng,
-)
-from fcos_core.data.transforms import Resize
+from fcos_core.data.plan import SamplePlan
+from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
+from fcos_core.data.transforms import resized_size
 from fcos_core.errors import InputError
 
 GROUPS = st.lists(st.integers(0, 1), min_size=1, max_size=15)
@@ -25,8 +19,10 @@ SEEDS = st.integers(0, 2**40)
 seeded = settings(derandomize=True, deadline=None, max_examples=60)
 
 
-def no_padding(iteration: int, batch: list[int]) -> tuple[int, int]:
-    return (0, 0)
+def planner(
+    sizes=15 * [(64, 48)], min_sizes=range(640, 801), max_size=1333, flip_prob=0.5, seed=0, divisible=32, longest=False
+) -> BatchPlanner:
+    return BatchPlanner(np.array(sizes), min_sizes, max_size, flip_prob, seed, divisible, longest)
 
 
 def batches(sampler: TrainSampler, first: int, last: int) -> list[list[int]]:
@@ -62,24 +58,24 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(groups, size, seed, it
 @given(GROUPS, st.integers(1, 3), st.integers(1, 4), SEEDS, st.integers(0, 40))
 def test_any_number_of_processes_makes_the_same_global_batch(groups, share, world_size, seed, start_iter):
     size = share * world_size
-    whole = TrainBatchSampler(TrainSampler(groups, size, seed), no_padding, start_iter, start_iter + 5)
+    whole = TrainBatchSampler(TrainSampler(groups, size, seed), planner(), start_iter, start_iter + 5)
     parts = [
-        TrainBatchSampler(TrainSampler(groups, size, seed), no_padding, start_iter, start_iter + 5, rank, world_size)
+        TrainBatchSampler(TrainSampler(groups, size, seed), planner(), start_iter, start_iter + 5, rank, world_size)
         for rank in range(world_size)
     ]
-    together = [list(chain.from_iterable(shares)) for shares in zip(*parts, strict=True)]
-    assert together == list(whole)
-    assert [[key.slot for key in keys] for keys in whole] == [list(range(size))] * 5
+    for whole_plan, *shares in zip(whole, *parts, strict=True):
+        assert list(chain.from_iterable(share.samples for share in shares)) == list(whole_plan.samples)
+        assert {share.padded_size for share in shares} == {whole_plan.padded_size}
+        assert len(whole_plan.samples) == size
 
 
 @seeded
 @given(GROUPS, SEEDS, st.integers(0, 30))
 def test_resuming_goes_on_as_if_never_stopped(groups, seed, start_iter):
-    from_start = TrainBatchSampler(TrainSampler(groups, 2, seed), no_padding, 0, 30)
-    resumed = TrainBatchSampler(TrainSampler(groups, 2, seed), no_padding, start_iter, 30)
+    from_start = TrainBatchSampler(TrainSampler(groups, 2, seed), planner(), 0, 30)
+    resumed = TrainBatchSampler(TrainSampler(groups, 2, seed), planner(), start_iter, 30)
     assert list(from_start)[start_iter:] == list(resumed)
     assert len(resumed) == 30 - start_iter
-    assert [keys[0].iteration for keys in resumed] == list(range(start_iter + 1, 31))
 
 
 @seeded
@@ -87,12 +83,11 @@ def test_resuming_goes_on_as_if_never_stopped(groups, seed, start_iter):
     st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=5), SEEDS, st.integers(1, 10**6)
 )
 def test_padded_size_is_the_least_that_holds_every_image(sizes, seed, iteration):
-    resize = Resize(range(640, 801), 1333)
-    padded = PaddedSize(np.array(sizes), resize.output_size, seed, 32)(iteration, range(len(sizes)))
-    drawn = [resize.output_size(size, sample_rng(seed, iteration, slot)) for slot, size in enumerate(sizes)]
-    width, height = (max(sides) for sides in zip(*drawn, strict=True))
-    assert padded[0] % 32 == padded[1] % 32 == 0
-    assert 0 <= padded[0] - height < 32 and 0 <= padded[1] - width < 32
+    plan = planner(sizes, seed=seed).plan(iteration, range(len(sizes)))
+    width, height = (max(sides) for sides in zip(*(sample.size for sample in plan.samples), strict=True))
+    padded_height, padded_width = plan.padded_size
+    assert padded_height % 32 == padded_width % 32 == 0
+    assert 0 <= padded_height - height < 32 and 0 <= padded_width - width < 32
 
 
 @pytest.mark.parametrize(
@@ -107,19 +102,56 @@ def test_padded_size_is_the_least_that_holds_every_image(sizes, seed, iteration)
     ],
 )
 def test_fixed_padded_size(sizes, height_and_width):
-    resize = Resize((640, 800), 1333)
-    padded_size = PaddedSize(np.array(sizes), resize.output_size, 0, 32, fixed=(1333, 800))
+    fixed = planner(sizes, (640, 800), longest=True)
     for iteration in range(1, 6):
-        assert padded_size(iteration, range(len(sizes))) == height_and_width
+        assert fixed.plan(iteration, range(len(sizes))).padded_size == height_and_width
+
+
+def test_every_listed_size_is_drawn_and_no_other():
+    for min_sizes in ((20, 50), range(20, 24)):
+        plans = [planner([(40, 30)], min_sizes).plan(iteration, [0]) for iteration in range(1, 61)]
+        assert {plan.samples[0].size for plan in plans} == {resized_size((40, 30), s, 1333) for s in min_sizes}
+
+
+@pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
+def test_flip_probability(prob, low, high):
+    # 400 draws at 0.25: 100 expected, deviation 8.7; the range is 3.4 deviations wide on each side.
+    flips = [planner(flip_prob=prob).plan(iteration, [0]).samples[0].flip for iteration in range(1, 401)]
+    assert low <= sum(flips) <= high and {type(flip) for flip in flips} == {bool}
+
+
+def test_the_draws_of_a_seed_are_those_of_earlier_versions():
+    # Drawn once by the published order: the shorter side's place, then the flip; new draws may only come after them.
+    plan = planner([(640, 480), (480, 640)], range(640, 801), seed=5).plan(7, [1, 0])
+    rngs = [np.random.default_rng((5, 0, 7, slot)) for slot in range(2)]
+    drawn = [(640 + rng.integers(161), rng.random() < 0.5) for rng in rngs]
+    assert [(sample.min_size, sample.flip) for sample in plan.samples] == drawn
+    assert plan.samples[0] == SamplePlan(1, (664, 885), True, 664)
+
+
+@seeded
+@given(
+    st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=2, max_size=5), SEEDS, st.integers(1, 10**6)
+)
+def test_a_replacement_has_the_same_draws_and_fits_the_padded_size(sizes, seed, iteration):
+    batch_planner = planner(sizes, seed=seed)
+    plan = batch_planner.plan(iteration, [0])
+    replaced = batch_planner.replacement(plan.samples[0], 1, plan.padded_size)
+    assert (replaced.index, replaced.flip, replaced.min_size) == (1, plan.samples[0].flip, plan.samples[0].min_size)
+    width, height = replaced.size
+    assert 1 <= width <= max(plan.padded_size[1], 1) and 1 <= height <= max(plan.padded_size[0], 1)
+    wanted = resized_size(sizes[1], replaced.min_size, 1333)
+    if wanted[0] <= plan.padded_size[1] and wanted[1] <= plan.padded_size[0]:
+        assert replaced.size == wanted
 
 
 def test_iterating_twice_gives_the_same():
-    sampler = TrainBatchSampler(TrainSampler([0, 1, 0, 1, 1], 2, 0), no_padding, 3, 12)
+    sampler = TrainBatchSampler(TrainSampler([0, 1, 0, 1, 1], 2, 0), planner(), 3, 12)
     assert list(sampler) == list(sampler)
 
 
 def test_a_finished_run_has_no_iterations_left():
-    sampler = TrainBatchSampler(TrainSampler([0], 1, 0), no_padding, 10, 7)
+    sampler = TrainBatchSampler(TrainSampler([0], 1, 0), planner(), 10, 7)
     assert len(sampler) == 0 and list(sampler) == []
 
 
@@ -173,33 +205,29 @@ def test_an_empty_group_is_no_matter(groups):
 def test_a_batch_that_processes_cannot_share_equally(size, world_size):
     sampler = TrainSampler([0, 0], size, 0)
     with pytest.raises(InputError, match=rf"IMS_PER_BATCH is {size}.* positive multiple of {world_size}"):
-        TrainBatchSampler(sampler, no_padding, 0, 10, 0, world_size)
+        TrainBatchSampler(sampler, planner(), 0, 10, 0, world_size)
 
 
 @seeded
-@given(st.integers(0, 30), st.integers(1, 8), st.integers(1, 5))
-def test_testing_takes_each_image_once_in_the_same_batches_for_any_processes(num_images, size, world_size):
-    whole = list(TestBatchSampler(num_images, size))
-    assert [key.index for keys in whole for key in keys] == list(range(num_images))
-    assert all(len(keys) == size for keys in whole[:-1])
+@given(st.lists(st.sampled_from([(64, 48), (48, 64), (50, 50)]), max_size=30), st.integers(1, 8), st.integers(1, 5))
+def test_testing_takes_each_image_once_in_the_same_batches_for_any_processes(sizes, size, world_size):
+    test_planner = planner(np.array(sizes).reshape(-1, 2), (32,), 64, 0.0)
+    whole = list(TestBatchSampler(test_planner, size))
+    samples = [sample for plan in whole for sample in plan.samples]
+    assert samples == [SamplePlan(i, resized_size(s, 32, 64), False, 32) for i, s in enumerate(sizes)]
+    assert all(len(plan.samples) == size for plan in whole[:-1])
     for rank in range(world_size):
-        part = TestBatchSampler(num_images, size, rank, world_size)
+        part = TestBatchSampler(test_planner, size, rank, world_size)
         assert list(part) == whole[rank::world_size]
         assert len(part) == len(whole[rank::world_size])
 
 
-def test_an_empty_test_batch():
-    with pytest.raises(InputError, match=r"TEST\.IMS_PER_BATCH is 0"):
-        TestBatchSampler(4, 0)
-
-
-def test_every_sample_has_its_own_generator():
-    keys = [(seed, iteration, slot) for seed in (0, 1) for iteration in (1, 2, 2**33) for slot in range(4)]
-    draws = {sample_rng(*key).integers(2**63) for key in keys}
-    assert len(draws) == len(keys)
-    assert sample_rng(5, 6, 7).integers(2**63) == sample_rng(5, 6, 7).integers(2**63)
-
-
-def test_keys_can_be_told_apart_by_name():
-    (keys,) = TrainBatchSampler(TrainSampler([0], 2, 0), no_padding, 4, 5)
-    assert keys == [SampleKey(index=0, iteration=5, slot=0), SampleKey(index=0, iteration=5, slot=1)]
+def test_every_sample_has_its_own_draws():
+    places = [(seed, iteration, slot) for seed in (0, 1) for iteration in (1, 2, 2**33) for slot in range(4)]
+    drawn = [
+        planner(seed=seed, min_sizes=range(1, 2**40), max_size=2**60).plan(iteration, [0] * 4).samples[slot].min_size
+        for seed, iteration, slot in places
+    ]
+    assert len(set(drawn)) == len(places)
+    again = planner(seed=1, min_sizes=range(1, 2**40), max_size=2**60).plan(2**33, [0] * 4)
+    assert again.samples[3].min_size == drawn[-1]

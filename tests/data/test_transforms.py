@@ -10,24 +10,25 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcos_core.config import cfg
-from fcos_core.data.build import build_collator, build_transform
+from fcos_core.data.build import build_collator, build_planner
 from fcos_core.data.image_file import read_image
-from fcos_core.data.transforms import HorizontalFlip, Resize, Transform, resize_pixels, resized_size
+from fcos_core.data.plan import SamplePlan
+from fcos_core.data.transforms import resize_pixels, resized_size, transform
 from fcos_core.structures.bounding_box import BoxList
 
 
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
 def noise(size, seed=0) -> torch.Tensor:
-    return torch.from_numpy(rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
-def sample(size=(40, 30)) -> tuple[torch.Tensor, BoxList]:
+def picture(size=(40, 30)) -> tuple[Image.Image, BoxList]:
     target = BoxList([[1.0, 2, 10, 13], [0, 0, size[0] - 1, size[1] - 1]], size)
     target.add_field("labels", torch.tensor([1, 2]))
-    return noise(size), target
+    return Image.fromarray(noise(size).numpy()), target
+
+
+def plan(size, flip=False) -> SamplePlan:
+    return SamplePlan(0, size, flip, min(size))
 
 
 @pytest.mark.parametrize(
@@ -68,8 +69,9 @@ def test_preprocessing_is_the_published_one(shared):
     size = tuple(expected["original_size_wh"])
     image = read_image(str(shared / "bccd" / "images" / name), size)
     boxes = BoxList(expected["boxes_xywh"], size, mode="xywh").convert("xyxy")
-    pixels, target = build_transform(cfg, is_train=False)(image, boxes, rng())
-    (height, width), images = pixels.shape[:2], build_collator(cfg)([(pixels, target, 0)])[0].to("cpu")
+    (sample,), padded_size = build_planner(cfg, np.array([size]), is_train=False).plan(0, [0])
+    pixels, target = transform(image, boxes, sample)
+    (height, width), images = pixels.shape[:2], build_collator(cfg)([(pixels, target, 0)], padded_size)[0].to("cpu")
     tensor = images.tensors[0, :, :height, :width]
     assert list(tensor.shape) == expected["tensor_shape"] and tensor.dtype == torch.float32
     places = np.random.RandomState(expected["sample_seed"]).randint(0, tensor.numel(), len(expected["sample"]))
@@ -81,23 +83,22 @@ def test_preprocessing_is_the_published_one(shared):
 
 
 def test_resize_scales_boxes_by_the_ratio_of_each_axis():
-    pixels, target = Resize((60,), 1000)(*sample((40, 30)), rng())
+    pixels, target = transform(*picture((40, 30)), plan((80, 60)))
     assert pixels.shape == (60, 80, 3) and target.size == (80, 60)
     torch.testing.assert_close(target.bbox[0], torch.tensor([2.0, 4, 20, 26]))
 
 
 def test_resize_leaves_an_image_of_the_right_size_alone():
-    pixels, target = sample((45, 30))
-    resized, same = Resize((30,), 1000)(pixels, target, rng())
-    assert torch.equal(resized, pixels)
+    image, target = picture((45, 30))
+    resized, same = transform(image, target, plan((45, 30)))
+    np.testing.assert_array_equal(resized.numpy(), np.asarray(image))
     torch.testing.assert_close(same.bbox, target.bbox)
 
 
 def test_downscaling_is_antialiased():
-    stripes = torch.zeros(30, 40, 3, dtype=torch.uint8)
+    stripes = np.zeros((30, 40, 3), dtype=np.uint8)
     stripes[:, ::2] = 200
-    target = BoxList([], (40, 30))
-    small, _ = Resize((15,), 1000)(stripes, target, rng())
+    small, _ = transform(Image.fromarray(stripes), BoxList([], (40, 30)), plan((20, 15)))
     # One-pixel stripes at half size are grey; picking pixels would leave 0 or 200.
     inner = small[:, 1:-1]
     assert inner.min() > 80 and inner.max() < 120
@@ -114,56 +115,41 @@ def test_resizing_is_pil_s_within_one_grey_level(width, height, new_width, new_h
     np.testing.assert_allclose(resized.numpy().astype(int), np.asarray(expected).astype(int), atol=1)
 
 
-def test_every_listed_size_is_drawn_and_no_other():
-    for sizes in ((20, 50), range(20, 24)):
-        generator, resize = rng(), Resize(sizes, 1000)
-        drawn = {resize(*sample(), generator)[0].shape[0] for _ in range(60)}
-        assert drawn == set(sizes)
-
-
 @pytest.mark.parametrize(
     ("size_range", "expected"), [((-1, -1), [640, 800]), ((640, 643), [640, 641, 642, 643]), ((7, 7), [7])]
 )
 def test_a_size_range_is_inclusive_and_takes_the_place_of_the_list(size_range, expected):
     config = cfg.clone()
     config.INPUT.MIN_SIZE_TRAIN, config.INPUT.MIN_SIZE_RANGE_TRAIN = (640, 800), size_range
-    assert list(build_transform(config, is_train=True).resize.min_sizes) == expected
+    assert list(build_planner(config, np.array([[4, 3]]), is_train=True).min_sizes) == expected
 
 
 def test_flip_mirrors_pixels_and_boxes():
-    image, target = sample((40, 30))
-    flipped, boxes = HorizontalFlip(1.0)(image, target, rng())
-    np.testing.assert_array_equal(flipped.numpy(), image.numpy()[:, ::-1])
+    image, target = picture((40, 30))
+    flipped, boxes = transform(image, target, plan((40, 30), flip=True))
+    np.testing.assert_array_equal(flipped.numpy(), np.asarray(image)[:, ::-1])
     # x -> W - x - 1, and the ends change places: 40 - 10 - 1 = 29, 40 - 1 - 1 = 38.
     torch.testing.assert_close(boxes.bbox[0], torch.tensor([29.0, 2, 38, 13]))
     assert boxes.get_field("labels").tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
-def test_flip_probability(prob, low, high):
-    # 400 draws at 0.25: 100 expected, deviation 8.7; the range is 3.4 deviations wide on each side.
-    image, target = sample((4, 3))
-    generator, flip = rng(), HorizontalFlip(prob)
-    assert low <= sum(flip(image, target, generator)[0] is not image for _ in range(400)) <= high
+def test_the_flip_comes_after_the_resize():
+    straight, mirrored = (transform(*picture(), plan((53, 40), flip)) for flip in (False, True))
+    assert torch.equal(mirrored[0], straight[0].flip(1))
+    # On 53 pixels x -> 52 - x.
+    torch.testing.assert_close(mirrored[1].bbox[:, 0], 52 - straight[1].bbox[:, 2])
 
 
-def picture() -> tuple[Image.Image, BoxList]:
-    pixels, target = sample()
-    return Image.fromarray(pixels.numpy()), target
-
-
-def test_the_generator_alone_decides():
-    transform = Transform(range(20, 60), 1000, 0.5)
-    results = [transform(*picture(), rng(seed)) for seed in (3, 3, *range(20))]
+def test_the_arguments_alone_decide():
+    results = [transform(*picture(), plan((53, 40), flip=True)) for _ in range(2)]
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
     torch.testing.assert_close(results[0][1].bbox, results[1][1].bbox, rtol=0, atol=0)
-    assert len({pixels.shape for pixels, _ in results}) > 5
 
 
 def test_inputs_are_left_as_they_were():
     image, target = picture()
     before = np.asarray(image).copy(), target.bbox.clone()
-    Transform((30,), 1000, 1.0)(image, target, rng())
+    transform(image, target, plan((40, 30), flip=True))
     np.testing.assert_array_equal(np.asarray(image), before[0])
     torch.testing.assert_close(target.bbox, before[1])
     assert target.size == (40, 30)

@@ -105,7 +105,7 @@ def test_a_reader_that_is_killed_is_named(start):
     (reader,) = descendants(training.process.pid)
     os.kill(reader, signal.SIGKILL)
     output, error = training.ends()
-    died = rf"^error: A process that reads images has died: DataLoader worker \(pid.* {reader}\) (is killed|exited)"
+    died = rf"^error: A worker of the data loader has died: DataLoader worker \(pid.* {reader}\) (is killed|exited)"
     assert re.search(died, error, re.MULTILINE)
     assert "Traceback" not in error
     assert training.checkpoint()["iteration"] >= 2 and "is saved, start again" in output

@@ -1,0 +1,122 @@
+"""Read planned batches, and stop at, replace or leave out the images that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fcos_core.data.coco import COCODataset, ConcatCOCODataset
+from fcos_core.data.collate import Batch, BatchCollator
+from fcos_core.data.image_file import UnreadableImageError
+from fcos_core.data.plan import BatchPlan, SamplePlan
+from fcos_core.data.transforms import transform
+from fcos_core.errors import InputError
+from fcos_core.structures.bounding_box import BoxList
+
+Sample = tuple[Tensor, BoxList, int]
+# From a plan, the index of another image and the batch's padded size to a plan for that image.
+Replan = Callable[[SamplePlan, int, tuple[int, int]], SamplePlan]
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """A batch as a worker hands it over.
+
+    Attributes:
+        batch: None if no image could be read or there is an error.
+        unreadable: paths of the images that could not be read.
+        error: ends the run.
+    """
+
+    batch: Batch | None
+    unreadable: tuple[str, ...] = ()
+    error: InputError | None = None
+
+    def pin_memory(self) -> ReadBatch:
+        """Copy the batch to page-locked memory; torch's DataLoader calls this method by its name."""
+        if self.batch is None:
+            return self
+        images, targets, indices = self.batch
+        return replace(self, batch=(images.pin_memory(), [target.pin_memory() for target in targets], indices))
+
+
+class BatchReader(Dataset[ReadBatch]):
+    """Dataset whose items are whole batches, indexed by their plans.
+
+    Args:
+        dataset: gives (image, boxes) by index.
+        collate: makes a batch of samples.
+        skip_unreadable: go on after an image that cannot be read, instead of ending the run.
+        replan: plans the next readable image in the place of a skipped one; None: leave skipped images out.
+    """
+
+    def __init__(
+        self,
+        dataset: COCODataset | ConcatCOCODataset,
+        collate: BatchCollator,
+        skip_unreadable: bool = False,
+        replan: Replan | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.collate = collate
+        self.skip_unreadable = skip_unreadable
+        self.replan = replan
+
+    def __getitem__(self, plan: BatchPlan) -> ReadBatch:
+        """Read the batch.
+
+        An `InputError` is returned, not raised, because torch would bury its sentence in the worker's traceback.
+        """
+        unreadable: list[str] = []
+        try:
+            read = [self._read(sample, plan.padded_size, unreadable) for sample in plan.samples]
+        except InputError as error:
+            return ReadBatch(None, tuple(unreadable), error)
+        samples = [sample for sample in read if sample is not None]
+        # An image that is left out needs no room.
+        padded_size = plan.padded_size if len(samples) == len(read) else (0, 0)
+        return ReadBatch(self.collate(samples, padded_size) if samples else None, tuple(unreadable))
+
+    def _read(self, plan: SamplePlan, padded_size: tuple[int, int], unreadable: list[str]) -> Sample | None:
+        for candidate in self._candidates(plan, padded_size):
+            try:
+                image, target = self.dataset[candidate.index]
+            except UnreadableImageError:
+                if not self.skip_unreadable:
+                    raise
+                unreadable.append(self.dataset.image_path(candidate.index))
+            else:
+                pixels, target = transform(image, target, candidate)
+                return pixels, target, candidate.index
+        if self.replan is not None:
+            raise none_readable(self.dataset)
+        return None
+
+    def _candidates(self, plan: SamplePlan, padded_size: tuple[int, int]) -> Iterator[SamplePlan]:
+        """Yield the planned image, then every other image of the dataset as its replacement."""
+        yield plan
+        if self.replan is not None:
+            for step in range(1, len(self.dataset)):
+                yield self.replan(plan, (plan.index + step) % len(self.dataset), padded_size)
+
+
+def any_readable(dataset: COCODataset | ConcatCOCODataset) -> bool:
+    """Return True if an image of the whole dataset can be read; another rank's share may be readable."""
+    for index in range(len(dataset)):
+        try:
+            dataset[index]
+        except UnreadableImageError:
+            continue
+        return True
+    return False
+
+
+def none_readable(dataset: COCODataset | ConcatCOCODataset) -> InputError:
+    """Make the error that says that no image of the dataset can be read."""
+    return InputError(
+        f"None of the {len(dataset)} images of the dataset can be read, such as '{dataset.image_path(0)}': "
+        "restore them or correct the dataset's img_dir."
+    )
