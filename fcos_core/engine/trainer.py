@@ -94,7 +94,6 @@ def do_train(
     options = options or TrainingOptions()
     step = options.step or TrainingStep(model, optimizer, device)
     first = arguments["iteration"] + 1
-    log = TrainingLog(checkpointer.save_dir, first, first - 1 + len(data_loader), options.log_period)
     model.train()
     snapshot = TrainingSnapshot(checkpointer, arguments)
     with (
@@ -102,6 +101,7 @@ def do_train(
         _saving_on_error(snapshot, watchdog),
         explain_dead_workers(),
     ):
+        log = TrainingLog(checkpointer.save_dir, first, first - 1 + len(data_loader), options.log_period)
         _train(model, data_loader, step, scheduler, snapshot, checkpoint_period, options, watchdog, log)
 
 
