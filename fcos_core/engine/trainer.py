@@ -151,10 +151,7 @@ def _train(
 
 
 def _evaluation_is_due(iteration: int, options: TrainingOptions) -> bool:
-    """Return True if the model after `iteration` is to be evaluated before the next iteration.
-
-    A training that resumes at `iteration` evaluates it again: the former run may have ended before the result.
-    """
+    # Checked before the next iteration: a training that resumes after `iteration` evaluates it too.
     return options.evaluate is not None and options.eval_period > 0 < iteration and iteration % options.eval_period == 0
 
 

@@ -39,14 +39,7 @@ class TrainingLog:
         self._data_time = time.perf_counter() - self._start
 
     def end_iteration(self, iteration: int, values: dict[str, float], num_images: int, lr: float) -> None:
-        """Count the iteration, and log it if a period ends.
-
-        Args:
-            iteration: 1-based.
-            values: losses, whose names begin with "loss", and further numbers by name.
-            num_images: images of this process's share of the batch.
-            lr: learning rate.
-        """
+        """Count the losses (named "loss...") and other `values` of an iteration; log a line if a period ends."""
         losses = {name: value for name, value in values.items() if name.startswith("loss")}
         seconds = time.perf_counter() - self._start
         self._meters.update(loss=sum(losses.values()), **values, time=seconds, data=self._data_time)

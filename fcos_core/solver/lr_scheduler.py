@@ -51,11 +51,7 @@ class WarmupMultiStepLR(LRScheduler):
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:
-        """Begin the next iteration and set its learning rates.
-
-        Args:
-            epoch: ignored; part of PyTorch's interface.
-        """
+        """Begin the next iteration and set its learning rates; `epoch`, part of PyTorch's interface, is ignored."""
         # The optimizer took its step before the first call, so iteration 1 is over: begin iteration 2.
         late = self.last_epoch == 0 and getattr(self.optimizer, "_opt_called", False)
         self.last_epoch += 2 if late else 1

@@ -21,11 +21,6 @@ class SGD(torch.optim.SGD):
 
     PyTorch batches its kernels within a parameter group only, but published training states have one group per
     parameter. Groups and state dicts keep that layout. On the CPU every bit equals that of `torch.optim.SGD`.
-
-    Args:
-        params: parameters, or parameter groups with options of `torch.optim.SGD`.
-        lr: learning rate of the groups that give none.
-        momentum: momentum of the groups that give none.
     """
 
     def __init__(self, params: ParamsT, lr: float, momentum: float = 0.0) -> None:
@@ -33,14 +28,7 @@ class SGD(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: computes the gradients and returns the loss.
-
-        Returns:
-            The closure's loss; None without a closure.
-        """
+        """Update every parameter that has a gradient; `closure`, if given, computes gradients and the returned loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
