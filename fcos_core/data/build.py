@@ -66,8 +66,8 @@ def build_transform(cfg: Config, is_train: bool) -> Transform:
 
 def build_collator(cfg: Config) -> BatchCollator:
     """Pads to DATALOADER.SIZE_DIVISIBILITY; batches are normalized as INPUT says."""
-    normalize = PixelNormalization(tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD), cfg.INPUT.TO_BGR255)
-    return BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY, normalize)
+    normalization = PixelNormalization(tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD), cfg.INPUT.TO_BGR255)
+    return BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY, normalization)
 
 
 def image_sizes(dataset: COCODataset | ConcatCOCODataset) -> np.ndarray:

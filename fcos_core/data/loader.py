@@ -123,7 +123,7 @@ class _ReadCollator:
 
 
 class BatchLoader:
-    """Iterates over batches: (ByteImageList, list of BoxList, list of dataset indices).
+    """Iterates over batches: (ByteImages, list of BoxList, list of dataset indices).
 
     Its length is that of `batch_sampler`; a batch of which no image can be read is left out of the iteration.
 

@@ -16,7 +16,7 @@ from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.postprocess import to_box_lists
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList, to_image_list
+from fcos_core.structures.image_list import ByteImages, ImageList, to_image_list
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +99,13 @@ class CompiledDetector(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: ImageList | Tensor | Sequence[Tensor]) -> list[BoxList]:
+    def forward(self, images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> list[BoxList]:
         """Detections as `Detector.forward` gives them in evaluation mode; those of a GPU are on the CPU.
 
         Raises:
             InputError: images that have not 3 channels.
         """
-        images = _checked(to_image_list(images, size_divisible=32))
+        images = _checked(images)
         if self.graphs is not None:
             return to_box_lists(self.graphs(images).cpu(), images.image_sizes)
         batch = images.tensors.to(self.device, self.dtype, memory_format=torch.channels_last)
@@ -113,7 +113,7 @@ class CompiledDetector(nn.Module):
             return self.detector(ImageList(batch, images.image_sizes))
 
     @torch.no_grad()
-    def launch(self, images: ImageList) -> Tensor:
+    def launch(self, images: ImageList | ByteImages) -> Tensor:
         """Queue the detection of `images` on the GPU; from the third batch of a shape on without waiting for it.
 
         Returns:
@@ -125,23 +125,24 @@ class CompiledDetector(nn.Module):
         return self.graphs(_checked(images))
 
 
-def _checked(images: ImageList) -> ImageList:
-    batch = images.tensors  # of a ByteImageList they are made here
-    if batch.shape[1] != 3:
-        raise InputError(f"Images have {batch.shape[1]} channels; a detector takes 3, in the order of INPUT.TO_BGR255.")
-    return ImageList(batch, images.image_sizes)
+def _checked(images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> ImageList:
+    images = to_image_list(images, size_divisible=32)
+    channels = images.tensors.shape[1]
+    if channels != 3:
+        raise InputError(f"Images have {channels} channels; a detector takes 3, in the order of INPUT.TO_BGR255.")
+    return images
 
 
 class _Network(nn.Module):
-    """Padded images and their `last_pixels` to the rows of their detections, in shapes that depend on no value."""
+    """Padded images and their `make_clip_max` to the rows of their detections, in shapes that depend on no value."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, limits: Tensor) -> Tensor:
+    def forward(self, images: Tensor, clip_max: Tensor) -> Tensor:
         rpn = self.detector.rpn
         features = self.detector.backbone(images)
         outputs = rpn.head(features)
         locations = compute_locations(features, rpn.strides)
-        return rpn.postprocess.fixed_size(locations, *outputs, limits)
+        return rpn.postprocess.fixed_size(locations, *outputs, clip_max)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fcos_core.modeling.fcos.postprocess import last_pixels
+from fcos_core.modeling.fcos.box_coder import make_clip_max
 from fcos_core.structures.image_list import ImageList
 from fcos_core.utils.streams import forked_streams
 
@@ -57,7 +57,7 @@ class GpuNetwork:
     keeps what it computes in between. Their inputs lie outside the pool.
 
     Args:
-        network: images (N, channels, H, W), channels-last, and their `last_pixels` (N, 4) to rows, in shapes that
+        network: images (N, channels, H, W), channels-last, and their `make_clip_max` (N, 4) to rows, in shapes that
             depend on no value.
         device: where it is.
         dtype: of the images that it takes.
@@ -120,7 +120,7 @@ class GpuNetwork:
     def _fill(self, batch: Tensor, limits: Tensor, images: ImageList) -> None:
         tensors = images.tensors.to(self.device, non_blocking=True)
         batch[:, : tensors.shape[1]].copy_(tensors)
-        limits.copy_(last_pixels(images.image_sizes), non_blocking=True)
+        limits.copy_(make_clip_max(images.image_sizes), non_blocking=True)
 
     def _compute(self, batch: Tensor, limits: Tensor) -> Tensor:
         with torch.autocast("cuda", enabled=False), convolutions_in_tf32(self.allow_tf32):

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import datetime
+import functools
 import logging
 import math
 import re
@@ -132,7 +133,7 @@ def _train(
         log.data_is_read()
         _seed_everything(options.seed, iteration)
         scheduler.step()
-        losses = step.compute_gradients(images, targets, guard, iteration)
+        losses = step.compute_gradients(images, targets, functools.partial(guard.at, iteration))
         norm = step.clip_gradients()
         values = _over_processes(losses)
         if not math.isfinite(sum(values.values())):

@@ -69,7 +69,7 @@ def test_preprocessing_is_the_published_one(shared):
     image = read_image(str(shared / "bccd" / "images" / name), size)
     boxes = BoxList(expected["boxes_xywh"], size, mode="xywh").convert("xyxy")
     pixels, target = build_transform(cfg, is_train=False)(image, boxes, rng())
-    (height, width), images = pixels.shape[:2], build_collator(cfg)([(pixels, target, 0)])[0].to("cpu")
+    (height, width), images = pixels.shape[:2], build_collator(cfg)([(pixels, target, 0)])[0].normalize()
     tensor = images.tensors[0, :, :height, :width]
     assert list(tensor.shape) == expected["tensor_shape"] and tensor.dtype == torch.float32
     places = np.random.RandomState(expected["sample_seed"]).randint(0, tensor.numel(), len(expected["sample"]))

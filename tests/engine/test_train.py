@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcos_core.config import cfg
 from fcos_core.engine.train import make_training_step
-from fcos_core.engine.watchdog import Guard
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_optimizer
 from fcos_core.structures.bounding_box import BoxList
@@ -42,7 +41,7 @@ def batch(count, height, width):
 
 
 def gradients(step, *size):
-    losses = step.compute_gradients(*batch(*size), Guard(str, timeout=600), iteration=1)
+    losses = step.compute_gradients(*batch(*size))
     return losses, torch.cat([parameter.grad.flatten() for parameter in step.model.parameters()])
 
 

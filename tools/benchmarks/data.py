@@ -82,7 +82,7 @@ def naive_image(path: Path, min_size: int, max_size: int, mean: np.ndarray) -> T
 def our_batches(batches: BatchLoader, device: torch.device) -> Iterator[Tensor]:
     """What the network is given."""
     for images, _, _ in batches:
-        yield images.to(device).tensors
+        yield images.to(device).normalize().tensors
 
 
 def grey_levels_apart(found: list[Tensor], expected: list[Tensor]) -> float:

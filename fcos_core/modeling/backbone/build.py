@@ -26,9 +26,11 @@ def build_backbone(cfg: Config) -> nn.Module:
 
 
 def body_with_neck(body: nn.Module, neck: nn.Module) -> nn.Sequential:
-    """Body and neck as one module that publishes the neck's `out_channels` and `strides`."""
+    """Body and neck as one module that publishes the neck's `out_channels`, `strides` and `level_sizes`."""
     model = nn.Sequential(OrderedDict([("body", body), ("fpn", neck)]))
     model.out_channels, model.strides = neck.out_channels, neck.strides
+    if hasattr(neck, "level_sizes"):
+        model.level_sizes = neck.level_sizes
     return model
 
 
