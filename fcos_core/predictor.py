@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from fcos_core.config import Config, cfg
-from fcos_core.data.build import build_collator
+from fcos_core.data.build import build_normalization
 from fcos_core.data.category_names import category_names
 from fcos_core.data.image_file import read_image, to_rgb
 from fcos_core.data.transforms import resize_pixels, resized_size
@@ -19,6 +19,7 @@ from fcos_core.engine.inference import detect
 from fcos_core.engine.test import load_detector
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.structures.image_list import padded_size, to_byte_images
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
@@ -53,7 +54,7 @@ class Predictor:
     ) -> None:
         self._cfg = _merged(config, weights, device, compile)
         self._model = load_detector(self._cfg)
-        self._collate = build_collator(self._cfg)
+        self._normalization = build_normalization(self._cfg)
         self.category_names = category_names(self._cfg)
         self.threshold = threshold
 
@@ -81,7 +82,7 @@ class Predictor:
         waiting: defaultdict[tuple[int, int], list[_Sample]] = defaultdict(list)
         for position, image in enumerate(images):
             sample = self._prepare(position, _as_rgb(image, bgr))
-            same_size = waiting[self._collate.padded_size([sample.pixels])]
+            same_size = waiting[padded_size([sample.pixels.shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)]
             same_size.append(sample)
             if len(same_size) == self._cfg.TEST.IMS_PER_BATCH:
                 results.update(self._detect_batch(same_size))
@@ -95,7 +96,8 @@ class Predictor:
         return _Sample(position, resize_pixels(torch.from_numpy(np.array(image)), size), image.size)
 
     def _detect_batch(self, samples: "list[_Sample]") -> dict[int, BoxList]:
-        images = self._collate.images([sample.pixels for sample in samples])
+        pixels = [sample.pixels for sample in samples]
+        images = to_byte_images(pixels, self._normalization, self._cfg.DATALOADER.SIZE_DIVISIBILITY)
         detections = detect(self._model, images, [sample.size for sample in samples], self._cfg.MODEL.DEVICE)
         return {sample.position: self._finish(boxes) for sample, boxes in zip(samples, detections, strict=True)}
 

@@ -16,7 +16,7 @@ from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.postprocess import to_box_lists
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList, to_image_list
+from fcos_core.structures.image_list import ByteImages, ImageList, to_image_list
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +97,13 @@ class CompiledDetector(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: ImageList | Tensor | Sequence[Tensor]) -> list[BoxList]:
+    def forward(self, images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> list[BoxList]:
         """Return detections as `Detector.forward` does in evaluation mode, but always on the CPU.
 
         Raises:
             InputError: the images do not have 3 channels.
         """
-        images = _checked(to_image_list(images, size_divisible=32))
+        images = _checked(images)
         if self.graphs is not None:
             return to_box_lists(self.graphs(images).cpu(), images.image_sizes)
         batch = images.tensors.to(self.device, self.dtype, memory_format=torch.channels_last)
@@ -111,11 +111,12 @@ class CompiledDetector(nn.Module):
             return self.detector(ImageList(batch, images.image_sizes))
 
 
-def _checked(images: ImageList) -> ImageList:
-    batch = images.tensors  # of a ByteImageList they are made here
-    if batch.shape[1] != 3:
-        raise InputError(f"Images have {batch.shape[1]} channels; a detector takes 3, ordered as INPUT.TO_BGR255 says.")
-    return ImageList(batch, images.image_sizes)
+def _checked(images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> ImageList:
+    images = to_image_list(images, size_divisible=32)
+    channels = images.tensors.shape[1]
+    if channels != 3:
+        raise InputError(f"Images have {channels} channels; a detector takes 3, ordered as INPUT.TO_BGR255 says.")
+    return images
 
 
 class _Network(nn.Module):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fcos_core.modeling.fcos.postprocess import last_pixels
+from fcos_core.modeling.fcos.box_coder import make_clip_max
 from fcos_core.structures.image_list import ImageList
 from fcos_core.utils.streams import forked_streams
 
@@ -120,7 +120,7 @@ class GpuNetwork:
     def _fill(self, batch: Tensor, clip_max: Tensor, images: ImageList) -> None:
         tensors = images.tensors.to(self.device, non_blocking=True)
         batch[:, : tensors.shape[1]].copy_(tensors)
-        clip_max.copy_(last_pixels(images.image_sizes), non_blocking=True)
+        clip_max.copy_(make_clip_max(images.image_sizes), non_blocking=True)
 
     def _compute(self, batch: Tensor, clip_max: Tensor) -> Tensor:
         with torch.autocast("cuda", enabled=False), convolutions_in_tf32(self.allow_tf32):

@@ -96,6 +96,7 @@ def make_training_step(cfg: Config, model: nn.Module, optimizer: torch.optim.Opt
         _distributed(model, device),
         optimizer,
         device,
+        assign_targets=model.assign_targets,
         scaler=torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "float16"),
         precision=None if solver.PRECISION == "float32" else getattr(torch, solver.PRECISION),
         accumulate_steps=solver.ACCUMULATE_STEPS,

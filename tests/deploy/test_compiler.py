@@ -14,7 +14,8 @@ from fcos_core.engine import compile_for_inference
 from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import convert_convs, has_fixed_statistics
 from fcos_core.modeling.detector import build_detection_model
-from fcos_core.modeling.fcos.postprocess import last_pixels, to_box_lists
+from fcos_core.modeling.fcos.box_coder import make_clip_max
+from fcos_core.modeling.fcos.postprocess import to_box_lists
 from fcos_core.structures.image_list import ImageList
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -163,7 +164,7 @@ def compile_without_capturing(detector, shapes, max_graphs):
     network = compiler._Network(detector)
 
     def run(batch):
-        return network(batch.tensors, last_pixels(batch.image_sizes))
+        return network(batch.tensors, make_clip_max(batch.image_sizes))
 
     def capture(batch):
         shapes.append(tuple(batch.tensors.shape))

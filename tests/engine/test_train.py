@@ -41,7 +41,7 @@ def batch(count, height, width):
 
 
 def gradients(step, *size):
-    losses = step.compute_gradients(*batch(*size), lambda phase: None)
+    losses = step.compute_gradients(*batch(*size))
     return losses, torch.cat([parameter.grad.flatten() for parameter in step.model.parameters()])
 
 

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Operators that are not compiled: behaviour at import, and of setup.py."""
-=======
 """Import and set-up on machines without compiled operators."""
->>>>>>> wt-a
 
 import os
 import subprocess
@@ -43,11 +39,7 @@ class Broken(importlib.abc.MetaPathFinder):
             raise ImportError("undefined symbol: _ZN2at4gone")
 sys.meta_path.insert(0, Broken())
 """
-<<<<<<< HEAD
-# A build of a source that had none of the current operators.
-=======
 # Stands for an extension that was built from a source without today's operators.
->>>>>>> wt-a
 OLDER = 'sys.modules["fcos_core._C"] = type(sys)("fcos_core._C")'
 
 

@@ -16,7 +16,6 @@ from benchmarks.plain import PlainTrainingStep, make_plain, make_plain_optimizer
 from fcos_core.config import Config
 from fcos_core.deploy.compiler import compile_for_inference
 from fcos_core.engine.train import make_training_step
-from fcos_core.engine.watchdog import Guard
 from fcos_core.modeling.detector import Detector
 from fcos_core.solver import make_optimizer
 from fcos_core.structures.bounding_box import BoxList
@@ -177,11 +176,10 @@ def our_training(
     def make() -> Call:
         model = copy.deepcopy(detector).train()
         step = make_training_step(config, model, make_optimizer(config, model))
-        guard = Guard(str, float("inf"))
         batch = _image_list(config, images)
 
         def run() -> Any:
-            losses = step.compute_gradients(batch, targets, guard, 1)
+            losses = step.compute_gradients(batch, targets)
             step.update()
             return losses
 

@@ -86,7 +86,7 @@ def naive_image(path: Path, min_size: int, max_size: int, mean: np.ndarray) -> T
 def our_batches(batches: BatchLoader, device: torch.device) -> Iterator[Tensor]:
     """Iterate over normalized batches (N, 3, H, W) of our loader on `device`."""
     for images, _, _ in batches:
-        yield images.to(device).tensors
+        yield images.to(device).normalize().tensors
 
 
 def grey_levels_apart(found: list[Tensor], expected: list[Tensor]) -> float:

@@ -17,6 +17,7 @@ from fcos_core.layers import conv_norm, fold_together
 from fcos_core.layers.iou_loss import iou_losses
 from fcos_core.layers.sigmoid_focal_loss import sigmoid_focal_loss
 from fcos_core.modeling.detector import Detector
+from fcos_core.modeling.fcos.locations import level_locations
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, centerness_targets
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
@@ -97,25 +98,41 @@ class PlainPostProcessor:
         return detections
 
 
-class PlainLoss:
-    """The three losses of a whole batch in one process, with the arguments and results of `FCOSLoss`."""
+class PlainAssigner:
+    """Assign training targets for `PlainLoss`; the arguments are those of `TargetAssigner`."""
 
-    def __init__(self, ranges: Sequence[tuple[float, float]], gamma: float, alpha: float) -> None:
+    def __init__(self, strides: Sequence[int], ranges: Sequence[tuple[float, float]]) -> None:
+        self.strides = strides
         self.ranges = ranges
+
+    def __call__(
+        self,
+        level_sizes: Sequence[tuple[int, int]],
+        targets: Sequence[BoxList],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        """Return labels (N, L) and distances (N, L, 4)."""
+        locations = [level_locations(*level, dtype, device) for level in zip(level_sizes, self.strides, strict=True)]
+        return broadcast_targets(locations, self.ranges, targets)
+
+
+class PlainLoss:
+    """The three losses, as `FCOSLoss` gives them in one process for a whole batch."""
+
+    def __init__(self, gamma: float, alpha: float) -> None:
         self.gamma = gamma
         self.alpha = alpha
 
     def __call__(
         self,
-        locations: Sequence[Tensor],
         logits: Sequence[Tensor],
         bbox_reg: Sequence[Tensor],
         centerness: Sequence[Tensor],
-        targets: Sequence[BoxList],
-        batch_targets: None = None,
+        targets: tuple[Tensor, Tensor],
     ) -> dict[str, Tensor]:
-        labels, distances = broadcast_targets(locations, self.ranges, targets)
-        labels, distances = labels.flatten(), distances.flatten(0, 1)
+        num_images = len(targets[0])
+        labels, distances = (assigned.flatten(0, 1) for assigned in targets)
         logits, bbox_reg, centerness = (_rows(levels) for levels in (logits, bbox_reg, centerness))
         positive = (labels > 0).nonzero().squeeze(1)
         losses = sigmoid_focal_loss(logits, labels, self.gamma, self.alpha)
@@ -125,7 +142,7 @@ class PlainLoss:
         if positive.numel() > 0:
             loss_reg, loss_centerness = loss_reg / weights.sum(), loss_centerness / positive.numel()
         return {
-            "loss_cls": losses.sum() / (positive.numel() + len(targets)),
+            "loss_cls": losses.sum() / (positive.numel() + num_images),
             "loss_reg": loss_reg,
             "loss_centerness": loss_centerness,
         }
@@ -192,10 +209,11 @@ def unfolded() -> Iterator[None]:
 
 
 def make_plain(cfg: Config, detector: Detector) -> Detector:
-    """Replace the loss and the post-processing of `detector` by the plain versions and return `detector`."""
+    """Replace target assignment, loss and post-processing of `detector` by the plain versions; return `detector`."""
     fcos = cfg.MODEL.FCOS
     ranges = fcos.TARGET_ASSIGN or DEFAULT_RANGES[len(fcos.FPN_STRIDES)]
-    detector.rpn.loss = PlainLoss(ranges, fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
+    detector.rpn.assigner = PlainAssigner(fcos.FPN_STRIDES, ranges)
+    detector.rpn.loss = PlainLoss(fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
     detector.rpn.postprocess = PlainPostProcessor(
         fcos.INFERENCE_TH, fcos.PRE_NMS_TOP_N, fcos.NMS_TH, cfg.TEST.DETECTIONS_PER_IMG
     )

@@ -29,9 +29,11 @@ def build_backbone(cfg: Config) -> nn.Module:
 
 
 def body_with_neck(body: nn.Module, neck: nn.Module) -> nn.Sequential:
-    """Join body and neck in one module that publishes the neck's `out_channels` and `strides`."""
+    """Join body and neck in one module that publishes the neck's `out_channels`, `strides` and `level_sizes`."""
     model = nn.Sequential(OrderedDict([("body", body), ("fpn", neck)]))
     model.out_channels, model.strides = neck.out_channels, neck.strides
+    if hasattr(neck, "level_sizes"):
+        model.level_sizes = neck.level_sizes
     return model
 
 
