@@ -73,7 +73,7 @@ def test(
 
 
 def load_detector(cfg: Config) -> nn.Module:
-    """Build the detector on MODEL.DEVICE, load MODEL.WEIGHT into it and, if TEST.COMPILE says so, compile it.
+    """Build the detector on MODEL.DEVICE in evaluation mode, load MODEL.WEIGHT into it and, if TEST.COMPILE says so, compile it.
 
     Raises:
         InputError: a value of the config or the weights file cannot be used, the file does not hold the whole
@@ -83,7 +83,7 @@ def load_detector(cfg: Config) -> nn.Module:
     check_device(cfg.MODEL.DEVICE)
     if not cfg.MODEL.WEIGHT:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
-    model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
+    model = build_detection_model(cfg).to(cfg.MODEL.DEVICE).eval()
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
     matching = load_matching_weights(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
     untrained = [*matching.missing, *(key for key, _, _ in matching.mismatched)]
