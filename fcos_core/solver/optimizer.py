@@ -48,7 +48,7 @@ class SGD(torch.optim.SGD):
             if momentum is not None:
                 state["momentum_buffer"] = torch.empty_like(parameter, dtype=momentum.dtype).copy_(momentum)
 
-    def _batches(self) -> dict[tuple, list[Tensor]]:
+    def _batches(self) -> dict[tuple[Any, ...], list[Tensor]]:
         """Collect the parameters with a gradient by everything that one call of `sgd` needs to be equal."""
         batches = defaultdict(list)
         for group in self.param_groups:

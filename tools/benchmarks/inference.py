@@ -28,12 +28,12 @@ PRECISIONS = {"cuda": ("float32", "tf32", "bfloat16", "float16"), "cpu": ("float
 
 
 def latency(settings: Settings) -> list[Table]:
-    """Measure one image to boxes."""
+    """Measure the time from one image to its boxes."""
     return [_detection(settings, 1, f"Latency at batch 1, {_size(settings)}", milliseconds)]
 
 
 def throughput(settings: Settings) -> list[Table]:
-    """Measure a batch of images to boxes."""
+    """Measure images per second, from a batch to its boxes."""
     title = f"Throughput at batch {settings.batch}, {_size(settings)}"
     return [_detection(settings, settings.batch, title, lambda timing: images_per_second(timing, settings.batch))]
 
