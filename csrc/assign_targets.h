@@ -32,7 +32,7 @@ C10_HOST_DEVICE inline T area_of(const T* box) {
   return (box[2] - box[0] + T(1)) * (box[3] - box[1] + T(1));
 }
 
-inline bool sizes_fit(
+inline bool assign_targets_sizes_fit(
     const at::Tensor& locations,
     const at::Tensor& ranges,
     const at::Tensor& boxes,

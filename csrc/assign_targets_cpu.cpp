@@ -91,7 +91,7 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
     const at::Tensor& labels,
     const at::Tensor& offsets
 ) {
-  check_memory(sizes_fit(locations, ranges, boxes, labels, offsets), "assign_targets");
+  check_memory(assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets), "assign_targets");
   const at::Tensor points = locations.contiguous(), bounds = ranges.contiguous(), corners = boxes.contiguous();
   const at::Tensor classes = labels.contiguous(), ends = offsets.contiguous();
   const int64_t num_images = offsets.size(0) - 1;

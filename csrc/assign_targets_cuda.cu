@@ -80,7 +80,7 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cuda(
     const at::Tensor& offsets
 ) {
   check_memory(
-      sizes_fit(locations, ranges, boxes, labels, offsets) &&
+      assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets) &&
           on_device(locations.device(), {ranges, boxes, labels, offsets}),
       "assign_targets"
   );

@@ -427,7 +427,9 @@ struct Division {
 
 // Returns the pointers that the kernels take. All tensors must be contiguous.
 template <typename math_t>
-Norm<math_t> norm_of(const at::Tensor& means, const at::Tensor& rstds, const at::Tensor& weights, const at::Tensor& biases) {
+Norm<math_t> norm_of(
+    const at::Tensor& means, const at::Tensor& rstds, const at::Tensor& weights, const at::Tensor& biases
+) {
   return {
       means.const_data_ptr<math_t>(),
       rstds.const_data_ptr<math_t>(),

@@ -33,7 +33,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE bool overlaps(const T* a, const T* b, T thresh
   return intersection / (area_a + area_b - intersection) > threshold;
 }
 
-inline bool sizes_fit(const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups) {
+inline bool nms_sizes_fit(const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups) {
   return boxes.dim() == 2 && boxes.size(1) == 4 && scores.dim() == 1 && scores.size(0) == boxes.size(0) &&
       groups.sizes() == scores.sizes();
 }

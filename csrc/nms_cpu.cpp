@@ -48,7 +48,7 @@ FCOS_VECTORIZED void suppress_overlapping(
 at::Tensor nms_mask_cpu(
     const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups, double iou_threshold
 ) {
-  check_memory(sizes_fit(boxes, scores, groups), "nms_mask");
+  check_memory(nms_sizes_fit(boxes, scores, groups), "nms_mask");
   const int64_t n = boxes.size(0);
   at::Tensor keep = at::empty({n}, boxes.options().dtype(at::kBool));
   const at::Tensor order = order_by_group_and_score(scores, groups);

@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads)
 at::Tensor nms_mask_cuda(
     const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups, double iou_threshold
 ) {
-  check_memory(sizes_fit(boxes, scores, groups), "nms_mask");
+  check_memory(nms_sizes_fit(boxes, scores, groups), "nms_mask");
   const c10::cuda::OptionalCUDAGuard guard(boxes.device());
   const int64_t n = boxes.size(0);
   TORCH_CHECK(

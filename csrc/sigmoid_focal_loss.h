@@ -30,7 +30,8 @@ C10_HOST_DEVICE inline float exp_of_minus(float x) {
   x = x < 87.0f ? x : 87.0f;
   const float shifted = x * 1.44269504f + kRound;
   const float n = shifted - kRound;
-  const float r = (n * 0.693359375f - x) - n * 2.12194440e-4f; // ln 2 is split in two so that n times the first part is exact
+  // ln 2 is split into two parts, so that n times the first part is exact.
+  const float r = (n * 0.693359375f - x) - n * 2.12194440e-4f;
   float p = 1.394111366e-3f;
   p = p * r + 8.363175255e-3f;
   p = p * r + 4.166637525e-2f;
@@ -132,7 +133,7 @@ struct FocalLoss {
   }
 };
 
-inline bool sizes_fit(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& scale) {
+inline bool focal_loss_sizes_fit(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& scale) {
   return logits.dim() == 2 && targets.dim() == 1 && targets.size(0) == logits.size(0) && scale.numel() == 1;
 }
 

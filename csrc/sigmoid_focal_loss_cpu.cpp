@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kBlock = 1024; // elements of one step; they fit into the first-level cache
 constexpr int64_t kBlocksPerTask = 8;
 
-// The true answer of an element: the sign of its logit in the logit of the true answer, 0 where it is ignored.
+// The true answer for an element: positive, negative or ignored.
 enum : int32_t { kNegative = -1, kIgnored = 0, kPositive = 1 };
 
 template <typename T, bool kSquare>
@@ -125,7 +125,7 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cpu(
     double alpha,
     bool with_grad
 ) {
-  check_memory(sizes_fit(logits, targets, scale), "sigmoid_focal_loss_sum");
+  check_memory(focal_loss_sizes_fit(logits, targets, scale), "sigmoid_focal_loss_sum");
   const at::Tensor x = logits.contiguous();
   const at::Tensor labels = targets.to(at::kLong).contiguous();
   at::Tensor loss = at::empty({}, scale.options());
@@ -134,7 +134,8 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cpu(
       at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_sum_cpu", [&] {
         using math_t = at::opmath_type<scalar_t>;
         const math_t factor = *scale.const_data_ptr<math_t>();
-        std::vector<double> sums((x.numel() + kBlock - 1) / kBlock); // double keeps all digits when the blocks are added
+        // The sums of the blocks are added in double, so that no digits are lost.
+        std::vector<double> sums((x.numel() + kBlock - 1) / kBlock);
         scalar_t* out = with_grad ? grad.mutable_data_ptr<scalar_t>() : nullptr;
         for_each_block<scalar_t>(
             x, labels, gamma, alpha, [&](int64_t first, int64_t n, math_t* losses, math_t* derivative) {

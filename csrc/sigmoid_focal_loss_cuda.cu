@@ -183,7 +183,8 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cuda(
     bool with_grad
 ) {
   check_memory(
-      sizes_fit(logits, targets, scale) && on_device(logits.device(), {targets, scale}), "sigmoid_focal_loss_sum"
+      focal_loss_sizes_fit(logits, targets, scale) && on_device(logits.device(), {targets, scale}),
+      "sigmoid_focal_loss_sum"
   );
   const c10::cuda::OptionalCUDAGuard guard(logits.device());
   const at::Tensor x = aligned(logits);
