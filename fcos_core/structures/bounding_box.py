@@ -136,12 +136,13 @@ class BoxList:
     def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> BoxList:
         """Select boxes and their fields as torch indexes dimension 0; an int selects a list of one box."""
         item = [item] if isinstance(item, int) else item
-        fields = dict(self.extra_fields)
-        lists = [name for name, value in fields.items() if isinstance(value, list)]
-        # Positions are read on the host, which waits for a GPU: only where a field is a list.
-        positions = torch.arange(len(self), device=self.bbox.device)[item].tolist() if lists else []
-        for name, value in fields.items():
-            fields[name] = [value[i] for i in positions] if name in lists else value[item]
+        has_list = any(isinstance(value, list) for value in self.extra_fields.values())
+        # Only lists need the positions on the host, which has to wait for a GPU to read them.
+        positions = torch.arange(len(self), device=self.bbox.device)[item].tolist() if has_list else []
+        fields = {
+            name: [value[i] for i in positions] if isinstance(value, list) else value[item]
+            for name, value in self.extra_fields.items()
+        }
         return self._like(self.bbox[item], fields=fields)
 
     def __len__(self) -> int:
@@ -153,7 +154,8 @@ class BoxList:
 
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Return the fields with `function` applied to those that are tensors."""
-        return {k: function(v) if isinstance(v, Tensor) else v for k, v in self.extra_fields.items()}
+        fields = self.extra_fields.items()
+        return {name: function(value) if isinstance(value, Tensor) else value for name, value in fields}
 
     def _like(
         self,

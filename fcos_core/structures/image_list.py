@@ -1,4 +1,4 @@
-"""Batches of images of different sizes, as floats for the network or as bytes for the way to its device."""
+"""Padded batches of images of different sizes: bytes until they reach the network's device, then floats."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ImageList:
 
     @property
     def padded_size(self) -> Size:
-        """(H, W) of the batch."""
+        """Height and width of the padded batch in pixels."""
         return _height_and_width(self.tensors)
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class PixelNormalization:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return float32 (N, 3, H, W) of uint8 RGB pixels (N, 3, H, W), in the same memory format."""
         tensors = pixels.flip(1).to(torch.float32) if self.to_bgr255 else pixels.to(torch.float32).div_(255)
-        # Plain numbers, because a tensor of constants would have to be copied to the device, and waited for.
+        # Use plain numbers: the host would have to copy a tensor of constants to the device, and wait for the copy.
         for channel, mean, std in zip(tensors.unbind(1), self.mean, self.std, strict=True):
             channel.sub_(mean)
             if std != 1:
@@ -82,7 +82,7 @@ class ByteImages:
 
     @property
     def padded_size(self) -> Size:
-        """(H, W) of the batch."""
+        """Height and width of the padded batch in pixels."""
         return _height_and_width(self.pixels)
 
     def __len__(self) -> int:

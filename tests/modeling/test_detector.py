@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -11,6 +11,8 @@ from fcos_core.config import cfg
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import Detector, build_detection_model
 from fcos_core.modeling.fcos.fcos import build_fcos
+from fcos_core.modeling.neck.fpn import FPN
+from fcos_core.modeling.neck.hrfpn import HRFPN
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList, PixelNormalization
 
@@ -24,7 +26,6 @@ HRNET = [
     "HRNET",
     *(word for key, value in TINY.items() for word in (f"MODEL.HRNET.{key}", value)),
 ]
-# Of two branches, the coarsest has stride 8: sides need not be multiples of 32.
 TWO_BRANCHES = [*HRNET, "MODEL.HRNET.NUM_BRANCHES", (1, 2, 2, 2)]
 RESNET = ["MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 32]
 
@@ -38,25 +39,35 @@ def build(body, num_levels=5):
     return build_detection_model(config).train()
 
 
-def sides(step):
-    return st.integers(1, 512 // step).map(lambda number: number * step)
+def neck(name, num_levels):
+    """A neck on four branches or C2 .. C5, or on two branches, with few channels."""
+    if name == "FPN":
+        return FPN([2] * 4, 2, num_levels)
+    return HRFPN([2] * (2 if "two" in name else 4), 2, num_levels, conv_stride=7 - num_levels)
 
 
-@pytest.fixture(scope="module", params=[5, 6])
-def backbones(request):
-    with torch.device("meta"):
-        models = {name: build(body, request.param) for name, body in (("FPN", RESNET), ("HRFPN", HRNET))}
-        models["HRFPN of two branches"] = build(TWO_BRANCHES, request.param)
-    return {name: model.backbone for name, model in models.items()}
-
-
+# A body of two branches has strides 4 and 8: sides need not be multiples of 32.
 @pytest.mark.parametrize(("name", "step"), [("FPN", 32), ("HRFPN", 32), ("HRFPN of two branches", 8)])
-@given(data=st.data())
-def test_level_sizes_are_those_of_a_forward_pass(backbones, name, step, data):
-    height, width = data.draw(sides(step)), data.draw(sides(step))
+@pytest.mark.parametrize("num_levels", [5, 6])
+@given(numbers=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@example(numbers=(1, 1))
+@example(numbers=(1, 40))
+def test_level_sizes_are_those_of_a_forward_pass(name, step, num_levels, numbers):
+    height, width = (number * step for number in numbers)
+    features = [torch.zeros(1, 2, height // stride, width // stride) for stride in (4, 8, 16, 32) if stride <= step]
+    module = neck(name, num_levels)
     with torch.no_grad():
-        levels = backbones[name](torch.empty(1, 3, height, width, device="meta"))
-    assert backbones[name].level_sizes(height, width) == [tuple(level.shape[-2:]) for level in levels]
+        levels = module(features)
+    assert module.level_sizes(height, width) == [tuple(level.shape[-2:]) for level in levels]
+
+
+@pytest.mark.parametrize("num_levels", [5, 6])
+@pytest.mark.parametrize(("body", "size"), [(HRNET, (96, 32)), (TWO_BRANCHES, (40, 88)), (RESNET, (32, 96))])
+def test_level_sizes_are_those_of_the_backbone(body, size, num_levels):
+    backbone = build(body, num_levels).backbone
+    with torch.no_grad():
+        levels = backbone(torch.zeros(1, 3, *size))
+    assert backbone.level_sizes(*size) == [tuple(level.shape[-2:]) for level in levels]
 
 
 def batch(sizes=((64, 96), (50, 40))):

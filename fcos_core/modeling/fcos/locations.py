@@ -11,7 +11,7 @@ def compute_locations(features: Sequence[Tensor], strides: Sequence[int]) -> lis
 
     Args:
         features: levels (N, C, H_l, W_l), which give sizes, dtype and device.
-        strides: distance of neighbouring cells of each level in pixels.
+        strides: distance between neighbouring cells of each level in pixels.
 
     Returns:
         (H_l * W_l, 2) per level.
@@ -27,7 +27,7 @@ def level_locations(size: Sequence[int], stride: int, dtype: torch.dtype, device
 
     Args:
         size: (H, W) of the level.
-        stride: distance of neighbouring cells in pixels.
+        stride: distance between neighbouring cells in pixels.
         dtype: dtype of the features; half types give float32, as they cannot hold coordinates and areas exactly.
         device: device of the locations.
 

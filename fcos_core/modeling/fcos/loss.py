@@ -76,8 +76,8 @@ def _check_level_sizes(levels: Sequence[Tensor], targets: AssignedTargets) -> No
     if sizes != targets.level_sizes:
         raise InputError(
             f"The backbone gives levels of (height, width) {sizes}, but targets were assigned to levels of "
-            f"{targets.level_sizes}. Give the backbone a method level_sizes(height, width) that returns the sizes of "
-            "its levels for padded images of that size."
+            f"{targets.level_sizes}. The backbone needs a method level_sizes(height, width) that returns the sizes "
+            "of its levels for padded images of this size."
         )
 
 

@@ -37,9 +37,9 @@ class FCOSPostProcessor:
 
     Args:
         score_threshold: a class is a candidate at a location if its probability is above this threshold.
-        pre_nms_top_n: most candidates per level and image.
-        nms_threshold: IoU with a better box of the same class above which a box is dropped.
-        detections_per_image: most detections per image.
+        pre_nms_top_n: largest number of candidates per level and image.
+        nms_threshold: a box is dropped if its IoU with a better box of the same class is above this threshold.
+        detections_per_image: largest number of detections per image.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FCOSPostProcessor:
         """Return the detections of each image, best first.
 
         Args:
-            locations: (L_l, 2) per level, (x, y) in pixels.
+            locations: per level (L_l, 2), (x, y) in pixels.
             logits, bbox_reg, centerness: outputs of the head; half types are raised to float32.
             image_sizes: (height, width) of each image without padding.
 
@@ -187,11 +187,13 @@ _INDEX_MASK = (1 << 32) - 1
 
 
 def pack_score_and_index(scores: Tensor, valid: Tensor) -> Tensor:
-    """Return (N, M) int64 keys that sort pairs by score, and equal scores by index; no two valid keys are equal.
+    """Return (N, M) int64 keys that sort scores, and equal scores by their index in 0 .. M - 1.
+
+    Sorted descending, equal scores keep the order of their index, because no two valid keys of an image are equal.
 
     Args:
         scores: (N, M) float32, 0 or more.
-        valid: (N, M) bool; keys that are not valid are below all others.
+        valid: (N, M) bool; where it is False, the key is below all valid keys.
     """
     # Read as integers, the bits of floats from 0 up sort like the floats. Without its sign bit a NaN is above them all.
     bits = scores.view(torch.int32).long() & 0x7FFFFFFF
@@ -200,7 +202,7 @@ def pack_score_and_index(scores: Tensor, valid: Tensor) -> Tensor:
 
 
 def unpack_index(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for keys of `pack_score_and_index` if they are valid, bool, and their index, 0 where they are not."""
+    """Return the bool validity and the int64 index of keys (N, M); the index of keys that are not valid is 0."""
     return keys > _INVALID, -keys & _INDEX_MASK
 
 

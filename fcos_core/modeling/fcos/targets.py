@@ -64,11 +64,11 @@ class AssignedTargets:
 
 
 class TargetAssigner:
-    """Assigns a batch's boxes to locations and sums its normalizers over all processes.
+    """Assigns the boxes of a batch to locations and sums the batch's normalizers over all processes.
 
     Args:
-        strides: distance of neighbouring cells of each level in pixels.
-        ranges: (lowest, highest) of the largest distance in pixels that each level is trained on.
+        strides: distance between neighbouring cells of each level in pixels.
+        ranges: per level (lowest, highest) largest distance in pixels, see `assign_targets`.
     """
 
     def __init__(self, strides: Sequence[int], ranges: Sequence[tuple[float, float]]) -> None:
@@ -90,9 +90,8 @@ class TargetAssigner:
             dtype: dtype of the network; half types give float32.
             device: device of the result.
         """
-        locations = [
-            level_locations(size, stride, dtype, device) for size, stride in zip(level_sizes, self.strides, strict=True)
-        ]
+        levels = zip(level_sizes, self.strides, strict=True)
+        locations = [level_locations(size, stride, dtype, device) for size, stride in levels]
         labels, distances = assign_targets(locations, self.ranges, targets)
         positive = labels > 0
         distances = torch.where(positive[..., None], distances, 1)
@@ -100,7 +99,7 @@ class TargetAssigner:
         num_images = centerness.new_full((), len(targets))
         own = torch.stack([positive.sum().to(centerness.dtype), num_images, centerness.sum()])
         normalizers = Normalizers(*(comm.all_reduce_sum(own) / comm.get_world_size()).unbind())
-        return AssignedTargets(list(level_sizes), labels, distances, centerness, normalizers)
+        return AssignedTargets([tuple(size) for size in level_sizes], labels, distances, centerness, normalizers)
 
 
 def assign_targets(
@@ -113,8 +112,8 @@ def assign_targets(
     is taken, of equal areas the first.
 
     Args:
-        locations: (L_l, 2) per level, (x, y) in pixels.
-        ranges: (lowest, highest) largest distance per level, in pixels.
+        locations: per level (L_l, 2), (x, y) in pixels.
+        ranges: per level (lowest, highest) largest distance in pixels.
         targets: boxes of each image in pixels with field "labels", (M,) int64, 1-based.
 
     Returns:

@@ -17,7 +17,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1)
 
 
 class TopBlocks(nn.Module):
-    """Two stride-2 convolutions from P5 to P6, and after a ReLU to P7."""
+    """Two stride-2 convolutions: one from P5 to P6, one from P6 after a ReLU to P7."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class FPN(nn.Module):
         num_levels: 5 for P3 .. P7 (C2 is not used), 6 for P2 .. P7.
 
     Attributes:
-        strides: distance of neighbouring cells of each level in pixels.
+        strides: distance between neighbouring cells of each level in pixels.
 
     Raises:
         ValueError: `num_levels` is neither 5 nor 6.

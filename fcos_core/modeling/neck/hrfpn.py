@@ -19,7 +19,7 @@ class HRFPN(nn.Module):
         conv_stride: stride of each level's 3x3 convolution; 2 gives a finest level of stride 8, 1 of stride 4.
 
     Attributes:
-        strides: distance of neighbouring cells of each level in pixels.
+        strides: distance between neighbouring cells of each level in pixels.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int, conv_stride: int) -> None:
