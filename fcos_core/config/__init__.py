@@ -1,4 +1,4 @@
-"""The configuration: every key and its default stands in defaults.py."""
+"""Configuration; defaults.py lists every key with its default."""
 
 from fcos_core.config.defaults import _C as cfg
 from fcos_core.config.node import Config

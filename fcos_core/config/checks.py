@@ -1,4 +1,4 @@
-"""Check the values of the configuration; every rule stands in the table below."""
+"""Check the values of the configuration; the table RULES lists every rule."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -19,7 +19,7 @@ class Rule(NamedTuple):
     """A condition on the value of one key.
 
     Attributes:
-        holds: takes the value and the whole config; returns True where the value can be used.
+        holds: takes the value and the whole config; returns True if the value can be used.
         wanted: completes the sentence "KEY is VALUE: write ...".
     """
 
@@ -28,10 +28,10 @@ class Rule(NamedTuple):
 
 
 def check_values(cfg: Config) -> None:
-    """Check every value that the table below has a rule for, before it fails far from here or changes results.
+    """Check every value that has a rule, because a wrong value would fail much later or change results silently.
 
     Raises:
-        InputError: a value cannot be used; the sentence names the key, the value and what to write instead.
+        InputError: a value cannot be used; the message names the key, the value and a value to write instead.
     """
     for key, rule in RULES.items():
         value = cfg
@@ -85,20 +85,24 @@ RULES: dict[str, Rule] = {
     "SEED": _at_least(0),
     "DISTRIBUTED.TIMEOUT": _rule(lambda seconds: seconds > 0, "seconds, more than 0"),
     "MODEL.DEVICE": _rule(lambda name: name == "cpu" or name.partition(":")[0] == "cuda", "cpu or cuda"),
-    # A second run of a BatchNorm that is trained would track its statistics twice.
+    # Activation checkpointing runs a stage twice, so a BatchNorm that is trained would track its statistics twice.
     "MODEL.BACKBONE.CHECKPOINT_STAGES": Rule(
         lambda stages, cfg: all(stage in (1, 2, 3, 4) for stage in stages) and not (stages and _trains_batch_norm(cfg)),
-        "stages of 1 to 4, such as (2, 3, 4), or () where BatchNorms are trained (SYNCBN, TRAIN_BN)",
+        "stages of 1 to 4, such as (2, 3, 4), or () if BatchNorms are trained (SYNCBN, TRAIN_BN)",
     ),
     "MODEL.HRNET.STEM_CHANNELS": _at_least(1),
     "MODEL.HRNET.STAGE1_CHANNELS": _at_least(1),
-    "MODEL.HRNET.NUM_MODULES": _rule(_are_four_stages, "four positive integers, one a stage"),
-    "MODEL.HRNET.NUM_BLOCKS": _rule(_are_four_stages, "four positive integers, one a stage"),
-    "MODEL.HRNET.NUM_BRANCHES": _rule(_grow_by_one, "four integers that start at 1 and grow by at most 1 a stage"),
+    "MODEL.HRNET.NUM_MODULES": _rule(_are_four_stages, "four positive integers, one for each stage"),
+    "MODEL.HRNET.NUM_BLOCKS": _rule(_are_four_stages, "four positive integers, one for each stage"),
+    "MODEL.HRNET.NUM_BRANCHES": _rule(
+        _grow_by_one, "four integers that start at 1 and grow by at most 1 from stage to stage"
+    ),
     "MODEL.HRNET.FPN.TYPE": _one_of(("HRFPN",)),
     "MODEL.HRNET.FPN.CONV_STRIDE": _rule(lambda stride: stride in (1, 2), "1 or 2"),
-    "MODEL.FCOS.NUM_CLASSES": _at_least(2, ", it counts the background"),
-    "MODEL.FCOS.TARGET_ASSIGN": Rule(_are_ranges, "pairs, one a level of FPN_STRIDES, or [] for the published ones"),
+    "MODEL.FCOS.NUM_CLASSES": _at_least(2, ", because it counts the background"),
+    "MODEL.FCOS.TARGET_ASSIGN": Rule(
+        _are_ranges, "one pair for each level of FPN_STRIDES, or [] for the published ranges"
+    ),
     "MODEL.FCOS.NUM_CONVS": _at_least(0),
     "MODEL.FCOS.PRIOR_PROB": _rule(lambda prob: 0 < prob < 1, "a probability between 0 and 1"),
     "MODEL.FCOS.LOSS_GAMMA": _at_least(0),
@@ -109,11 +113,11 @@ RULES: dict[str, Rule] = {
         lambda sizes: len(sizes) > 0 and _are_integers(sizes) and min(sizes) >= 1,
         "one or more integers of at least 1",
     ),
-    "INPUT.MIN_SIZE_RANGE_TRAIN": _rule(_is_size_range, "(lowest, highest), or (-1, -1) for none"),
+    "INPUT.MIN_SIZE_RANGE_TRAIN": _rule(_is_size_range, "(lowest, highest), or (-1, -1) to use MIN_SIZE_TRAIN"),
     "INPUT.MAX_SIZE_TRAIN": _at_least(1),
     "INPUT.MIN_SIZE_TEST": _at_least(1),
     "INPUT.MAX_SIZE_TEST": _at_least(1),
-    "INPUT.FLIP_PROB_TRAIN": _rule(lambda prob: 0 <= prob <= 1, "a probability, 0 to 1"),
+    "INPUT.FLIP_PROB_TRAIN": _rule(lambda prob: 0 <= prob <= 1, "a probability from 0 to 1"),
     "INPUT.PIXEL_MEAN": _rule(_are_three_numbers, "three numbers"),
     "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and all(std), "three numbers other than 0"),
     "DATALOADER.NUM_WORKERS": _at_least(0),
@@ -126,7 +130,7 @@ RULES: dict[str, Rule] = {
     "SOLVER.WEIGHT_DECAY_BIAS": _at_least(0),
     "SOLVER.MOMENTUM": _at_least(0),
     "SOLVER.STEPS": _rule(
-        lambda steps: _are_integers(steps) and list(steps) == sorted(steps), "iterations that increase"
+        lambda steps: _are_integers(steps) and list(steps) == sorted(steps), "iterations in increasing order"
     ),
     "SOLVER.WARMUP_METHOD": _one_of(WARMUP_METHODS),
     "SOLVER.CHECKPOINT_PERIOD": _at_least(1),
@@ -144,7 +148,7 @@ RULES: dict[str, Rule] = {
     "TEST.DETECTIONS_PER_IMG": _at_least(1),
     "TEST.EVAL_PERIOD": _at_least(0),
     "TEST.BEST_METRIC": _rule(
-        lambda metric: metric in ("", *METRICS), f"one of {', '.join(METRICS)}, or nothing to keep none"
+        lambda metric: metric in ("", *METRICS), f"one of {', '.join(METRICS)}, or '' to save no best model"
     ),
     "TEST.EVALUATOR": _one_of(EVALUATORS),
 }

@@ -1,4 +1,4 @@
-"""A yacs node whose errors name the file, the key and the nearest known key."""
+"""Configuration node of yacs whose errors name the file, the key and the nearest known key."""
 
 import ast
 import difflib
@@ -11,16 +11,16 @@ from yacs.config import CfgNode
 
 from fcos_core.errors import InputError
 
-# Sections whose keys the user invents, such as dataset names.
-FREE_SECTIONS = ("DATASETS.CATALOG",)
+# Section whose keys the user chooses: names of datasets.
+CATALOG = "DATASETS.CATALOG"
 
 
 class Config(CfgNode):
     """Nested configuration with typed values.
 
-    Works like `yacs.config.CfgNode`; merging raises `InputError` for a missing file, broken YAML, an unknown
-    key (the nearest known one is named) and a value of the wrong type. An integer is accepted where a float
-    is expected, a list where a tuple is, and the other way round.
+    Works like `yacs.config.CfgNode`. Merging raises `InputError` for a missing file, broken YAML, an unknown key
+    (the message names the nearest known key) and a value of the wrong type. A float key accepts an integer, a tuple
+    key accepts a list, and a list key accepts a tuple.
     """
 
     def merge_from_file(self, cfg_filename: str) -> None:
@@ -29,7 +29,7 @@ class Config(CfgNode):
             self._set(key, value, where)
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
-        """Merge `[key, value, key, value, ...]`, as given on a command line."""
+        """Merge `[key, value, key, value, ...]`, as a command line gives them."""
         if len(cfg_list) % 2:
             raise InputError(
                 f"Overrides come as KEY VALUE pairs; {len(cfg_list)} words were given, the last is '{cfg_list[-1]}'."
@@ -38,9 +38,9 @@ class Config(CfgNode):
             self._set(str(key), value, "command line")
 
     def known_keys(self, prefix: str = "") -> Iterator[str]:
-        """Every leaf key as a dotted name."""
+        """Yield every leaf key as a dotted name."""
         for name, value in self.items():
-            if isinstance(value, CfgNode) and prefix + name not in FREE_SECTIONS:
+            if isinstance(value, CfgNode) and prefix + name != CATALOG:
                 yield from value.known_keys(f"{prefix}{name}.")
             else:
                 yield prefix + name
@@ -61,21 +61,23 @@ class Config(CfgNode):
         yield from ((path, key, value) for key, value in _leaves(tree))
 
     def _set(self, key: str, value: Any, where: str) -> None:
-        in_free_section = key.startswith(tuple(f"{free}." for free in FREE_SECTIONS))
-        if in_free_section and key.count(".") != FREE_SECTIONS[0].count(".") + 2:
-            raise InputError(f"{where}: '{key}' must read DATASETS.CATALOG.NAME.img_dir or ann_file; NAME has no dots.")
+        in_catalog = key.startswith(f"{CATALOG}.")
+        if in_catalog and key.count(".") != CATALOG.count(".") + 2:
+            raise InputError(
+                f"{where}: '{key}' must read {CATALOG}.NAME.img_dir or {CATALOG}.NAME.ann_file; NAME has no dots."
+            )
         *sections, name = key.split(".")
         node: CfgNode = self
         for depth, section in enumerate(sections):
-            if node.get(section) is None and ".".join(sections[:depth]) in FREE_SECTIONS:
+            if node.get(section) is None and ".".join(sections[:depth]) == CATALOG:
                 node[section] = Config()
             node = node.get(section)
             if not isinstance(node, CfgNode):
                 raise self._unknown(key, where)
-        if name not in node and not in_free_section:
+        if name not in node and not in_catalog:
             raise self._unknown(key, where)
         if isinstance(node.get(name), CfgNode):
-            if not value:  # an empty section in a YAML changes nothing
+            if not value:  # an empty section of a YAML file
                 return
             raise InputError(f"{where}: '{key}' is a section; set one of its keys, not the section to {value!r}.")
         if self.is_frozen():
@@ -84,14 +86,14 @@ class Config(CfgNode):
 
     def _unknown(self, key: str, where: str) -> InputError:
         known = list(self.known_keys())
-        # A right name in the wrong section is nearer than a wrong name in the right one.
+        # A correct name in the wrong section is nearer than a wrong name in the correct section.
         by_name = difflib.get_close_matches(_last(key), map(_last, known), n=1, cutoff=0.8)
         candidates = [k for k in known if _last(k) in by_name] or known
         near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)[0]
         return InputError(f"{where}: unknown config key '{key}'; the nearest known key is '{near}'.")
 
 
-def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")
@@ -104,7 +106,7 @@ def _last(key: str) -> str:
 
 
 def _decode(value: Any) -> Any:
-    """A string that is a Python literal, such as "(800,)", becomes that literal, as in yacs."""
+    """Evaluate a string that is a Python literal, such as "(800,)", as yacs does."""
     if not isinstance(value, str):
         return value
     try:
@@ -114,6 +116,11 @@ def _decode(value: Any) -> Any:
 
 
 def _coerce(raw: Any, default: Any, key: str, where: str) -> Any:
+    """Convert `raw` to the type of `default`.
+
+    Raises:
+        InputError: the value has another type.
+    """
     value = _decode(raw)
     if default is None:
         return value
@@ -128,7 +135,7 @@ def _coerce(raw: Any, default: Any, key: str, where: str) -> Any:
         fits = isinstance(value, (list, tuple))
         value = type(default)(value) if fits else value
     elif isinstance(default, str):
-        # A number in a string's place keeps its text.
+        # A number under a string key keeps its text, such as "007".
         fits = isinstance(raw, (str, int, float)) and not isinstance(raw, bool)
         value = value if isinstance(value, str) else str(raw)
     else:
@@ -141,6 +148,7 @@ def _coerce(raw: Any, default: Any, key: str, where: str) -> Any:
 
 
 def _article(value: Any) -> str:
+    """Return the name of the type of `value` with its article, such as "an integer"."""
     name = {"str": "string", "int": "integer", "bool": "boolean", "NoneType": "nothing"}.get(
         type(value).__name__, type(value).__name__
     )

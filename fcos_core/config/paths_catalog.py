@@ -1,4 +1,4 @@
-"""Named datasets and pretrained weights."""
+"""Look up datasets and pretrained weights by name."""
 
 import difflib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fcos_core.errors import InputError
 
-# name: (image folder, annotation file), relative to DATASETS.DATA_DIR.
+# Name to (image folder, annotation file), relative to DATASETS.DATA_DIR.
 COCO_DATASETS = {
     "coco_2014_train": ("coco/train2014", "coco/annotations/instances_train2014.json"),
     "coco_2014_val": ("coco/val2014", "coco/annotations/instances_val2014.json"),
@@ -17,7 +17,7 @@ COCO_DATASETS = {
     "coco_2017_test_dev": ("coco/test2017", "coco/annotations/image_info_test-dev2017.json"),
 }
 
-# catalog:// name: URL.
+# Name after catalog:// to URL.
 _DETECTRON = "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained"
 WEIGHTS = {
     "ImageNetPretrained/MSRA/R-50": f"{_DETECTRON}/MSRA/R-50.pkl",
@@ -28,20 +28,22 @@ WEIGHTS = {
 
 
 def dataset_paths(name: str, data_dir: str, own: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
-    """Image folder and annotation file of the dataset `name`.
+    """Return the image folder and the annotation file of the dataset `name`.
 
     Args:
-        name: a key of `own` or of `COCO_DATASETS`; `own` is looked at first.
-        data_dir: what relative paths are relative to (DATASETS.DATA_DIR).
+        name: a key of `own` or of `COCO_DATASETS`; `own` takes precedence.
+        data_dir: folder that relative paths start from (DATASETS.DATA_DIR).
         own: the user's datasets (DATASETS.CATALOG), name to {img_dir, ann_file}.
 
     Raises:
-        InputError: the name is unknown, or an own entry lacks one of its two keys or has another.
+        InputError: the name is unknown, or an entry of `own` has other keys than img_dir and ann_file.
     """
     if name in own:
         entry = own[name]
         if not isinstance(entry, Mapping) or set(entry) != {"img_dir", "ann_file"}:
-            raise InputError(f"DATASETS.CATALOG.{name} must be a section of img_dir and ann_file; it is {entry!r}.")
+            raise InputError(
+                f"DATASETS.CATALOG.{name} must be a section with the keys img_dir and ann_file; it is {entry!r}."
+            )
         paths = (str(entry["img_dir"]), str(entry["ann_file"]))
     elif name in COCO_DATASETS:
         paths = COCO_DATASETS[name]
@@ -49,20 +51,20 @@ def dataset_paths(name: str, data_dir: str, own: Mapping[str, Mapping[str, str]]
         known = [*own, *COCO_DATASETS]
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
         raise InputError(
-            f"Unknown dataset '{name}'; the nearest known one is '{near}'. A dataset of your own is declared "
-            "under DATASETS.CATALOG in the YAML, with img_dir and ann_file."
+            f"Unknown dataset '{name}'; the nearest known name is '{near}'. Declare a dataset of your own under "
+            "DATASETS.CATALOG in the YAML file, with img_dir and ann_file."
         )
     img_dir, ann_file = (os.path.join(data_dir, path) for path in paths)
     return img_dir, ann_file
 
 
 def weights_url(name: str) -> str:
-    """URL of `name`, written with or without catalog://.
+    """Return the URL of the weights `name`, written with or without catalog://.
 
     Raises:
         InputError: the name is unknown.
     """
     name = name.removeprefix("catalog://")
     if name not in WEIGHTS:
-        raise InputError(f"Unknown weights 'catalog://{name}'; known are: {', '.join(WEIGHTS)}.")
+        raise InputError(f"Unknown weights 'catalog://{name}'; known names are: {', '.join(WEIGHTS)}.")
     return WEIGHTS[name]

@@ -85,9 +85,9 @@ class COCODataset(Dataset[Item]):
             UnreadableImageError: the file cannot be read.
             InputError: the image has another size than its annotation says.
         """
-        target = self.ground_truth(index)
+        width, height = self.image_sizes[index].tolist()
         try:
-            return read_image(self.image_path(index), target.size), target
+            return read_image(self.image_path(index), (width, height)), self.ground_truth(index)
         except UnreadableImageError as error:
             advice = "Copy it again, take it out of the annotations or set DATALOADER.SKIP_UNREADABLE True."
             raise UnreadableImageError(f"{error} {advice}") from error
@@ -125,7 +125,7 @@ class COCODataset(Dataset[Item]):
 
     def _check_files(self) -> None:
         present: dict[str, set[str]] = {}
-        missing = []
+        missing: list[int] = []
         for index in range(len(self)):
             folder, name = os.path.split(self.image_path(index))
             if folder not in present:
@@ -239,6 +239,7 @@ def _kept_rows(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray
 
 
 def _list_folder(folder: str) -> set[str]:
+    """Return the names in `folder`; a folder that cannot be listed has no usable image, so return no names."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}

@@ -1,9 +1,13 @@
-"""A large JSON object read in pieces, so that memory holds one piece at a time."""
+"""Read a large JSON object in pieces, so that memory holds one piece at a time.
+
+The ijson package parses one section of the object faster, but needs a pass over the file for each section and
+cannot tell an empty section from a missing one.
+"""
 
 import codecs
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 _CHUNK = 1 << 20  # bytes read at a time
 _SPACE = frozenset(" \t\n\r")
@@ -12,16 +16,17 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """(key, value) of each member of the object that `file` holds, in the file's order.
+    """Yield (key, value) of each member of the object in `file`, in the file's order.
 
-    A value that is an array comes as an iterator of its elements; what of it is not taken before the next member is
-    asked for is skipped. Where a key stands twice, both come.
+    A value that is an array comes as an iterator of its elements. Elements that the caller does not take before it
+    asks for the next member are skipped. A key that appears twice is yielded twice.
 
     Args:
-        file: text in UTF-8, UTF-16 or UTF-32, as `json.loads` takes it.
+        file: JSON in UTF-8, UTF-16 or UTF-32, as `json.loads` takes it.
 
     Raises:
-        json.JSONDecodeError: the text is not one JSON object; positions count from somewhere in the file.
+        json.JSONDecodeError: the file is not one JSON object. The error's positions are relative to a piece of the
+            file, so they are of no use.
         UnicodeDecodeError: the bytes are not text.
     """
     text = _Window(file)
@@ -63,7 +68,7 @@ def _elements(text: "_Window") -> Iterator[Any]:
 
 
 class _Window:
-    """The part of a text that is being read; earlier parts are forgotten."""
+    """The part of a text that is being read; parts that have been passed are dropped."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -73,7 +78,7 @@ class _Window:
         self._text, self._at, self._ended = "", 0, False
 
     def peek(self) -> str:
-        """The next character that is not white space; empty at the end."""
+        """Return the next character that is not white space; empty at the end of the text."""
         while True:
             while self._text[self._at : self._at + 1] in _SPACE:
                 self._at += 1
@@ -81,7 +86,7 @@ class _Window:
                 return self._text[self._at : self._at + 1]
 
     def take(self, wanted: str) -> str:
-        """Pass the next character, which is one of `wanted`."""
+        """Pass the next character, which must be one of `wanted`, and return it."""
         character = self.peek()
         if not character or character not in wanted:
             self.fail(f"Expecting {' or '.join(map(repr, wanted))}")
@@ -89,7 +94,7 @@ class _Window:
         return character
 
     def value(self) -> Any:
-        """Pass the next value."""
+        """Pass the next value and return it."""
         self.peek()
         while True:
             try:
@@ -98,19 +103,20 @@ class _Window:
                 if not self._more():
                     raise
                 continue
-            # A number cut by the window's end reads as a shorter one.
+            # A number that the end of the window cuts in two reads as a shorter number.
             if self._text[end : end + 1] in _AFTER_VALUE or not self._more():
                 self._at = end
                 return value
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str) -> NoReturn:
         raise json.JSONDecodeError(message, self._text, self._at)
 
     def _more(self) -> bool:
-        """Forget what has been passed and read on; False at the end. A long value doubles what is read at a time."""
+        """Drop the passed part and read the next piece; return False at the end of the file."""
         if self._ended:
             return False
         rest = self._text[self._at :]
+        # For a long value, double the size of a piece each time, so that the time stays linear in its length.
         data = self._file.read(max(_CHUNK, len(rest)))
         self._ended = not data
         self._text, self._at = rest + self._decoder.decode(data, final=self._ended), 0

@@ -1,9 +1,10 @@
 """Plan of a batch: every random choice about its images, made before a pixel is read."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class SamplePlan(NamedTuple):
+@dataclass(frozen=True)
+class SamplePlan:
     """One image of a batch and how to transform it.
 
     Attributes:
@@ -19,7 +20,8 @@ class SamplePlan(NamedTuple):
     min_size: int
 
 
-class BatchPlan(NamedTuple):
+@dataclass(frozen=True)
+class BatchPlan:
     """The images of one rank's share of a batch.
 
     Attributes:

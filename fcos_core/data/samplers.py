@@ -1,6 +1,7 @@
 """Draw batches: which images, how large and flipped or not, as a function of seed and iteration alone."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -68,12 +69,12 @@ class BatchPlanner:
         width, height = self._resized_size(index, plan.min_size)
         scale = min(padded_size[1] / width, padded_size[0] / height, 1.0)
         size = (max(int(width * scale), 1), max(int(height * scale), 1))
-        return plan._replace(index=index, size=size)
+        return replace(plan, index=index, size=size)
 
     def _plan_sample(self, iteration: int, slot: int, index: int) -> SamplePlan:
         """Draw for one image; a new kind of draw comes last, so that a seed keeps the earlier ones."""
         rng = np.random.default_rng((self.seed, _SAMPLE, iteration, slot))
-        min_size = self.min_sizes[rng.integers(len(self.min_sizes))]
+        min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
         flip = bool(rng.random() < self.flip_prob)
         return SamplePlan(index, self._resized_size(index, min_size), flip, min_size)
 
@@ -181,7 +182,7 @@ class TrainBatchSampler:
     def __iter__(self) -> Iterator[BatchPlan]:
         for iteration in self._iterations:
             plan = self._planner.plan(iteration, self._sampler.batch(iteration))
-            yield plan._replace(samples=plan.samples[self._slots])
+            yield replace(plan, samples=plan.samples[self._slots])
 
 
 class TestBatchSampler:

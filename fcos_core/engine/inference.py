@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fcos_core.data.coco import COCODataset
 from fcos_core.data.loader import BatchLoader
 from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.prefetch import prefetch
@@ -81,7 +80,7 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
     with explain_dead_workers(), progress:
         for images, _, indices in prefetch(data_loader, device):
-            sizes = [_image_size(data_loader.dataset, index) for index in indices]
+            sizes = data_loader.dataset.image_sizes[indices].tolist()
             predictions.update(zip(indices, detect(model, images, sizes, device), strict=True))
             progress.update(min(len(indices) * comm.get_world_size(), progress.total - progress.n))
     return predictions
@@ -89,7 +88,7 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
 
 @torch.no_grad()
 def detect(
-    model: nn.Module, images: ImageList | ByteImages, sizes: Sequence[tuple[int, int]], device: torch.device | str
+    model: nn.Module, images: ImageList | ByteImages, sizes: Sequence[Sequence[int]], device: torch.device | str
 ) -> list[BoxList]:
     """Detect objects in a batch and undo the resizing of its images.
 
@@ -104,11 +103,6 @@ def detect(
     """
     detections = model(images.to(device))
     return [boxes.to("cpu").resize(size) for boxes, size in zip(detections, sizes, strict=True)]
-
-
-def _image_size(dataset: COCODataset, index: int) -> tuple[int, int]:
-    info = dataset.image_info(index)
-    return info["width"], info["height"]
 
 
 def gather_predictions(predictions: Predictions) -> Predictions | None:

@@ -1,4 +1,4 @@
-"""COCO metrics from detections."""
+"""Compute COCO metrics from detections."""
 
 from fcos_core.evaluation.coco import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
 from fcos_core.evaluation.predictions import Predictions

@@ -1,4 +1,4 @@
-"""Detections in COCO's result format, and COCO's metrics of them."""
+"""Write detections in COCO's result format and compute COCO's metrics."""
 
 import contextlib
 import importlib.util
@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -20,10 +20,22 @@ from fcos_core.errors import InputError, require
 from fcos_core.evaluation.predictions import Predictions
 from fcos_core.structures.bounding_box import BoxList
 
-# Detections that are turned into JSON at a time.
+# Number of detections that are turned into JSON at a time.
 _CHUNK = 10_000
 
 logger = logging.getLogger(__name__)
+
+# {"bbox": {metric: value}, "AP per class": {class name: AP}}
+Results = dict[str, dict[str, float]]
+
+
+class Detection(TypedDict):
+    """One detection in COCO's result format; bbox is (x, y, width, height) in pixels of the image file."""
+
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    score: float
 
 
 def evaluate(
@@ -31,8 +43,8 @@ def evaluate(
     predictions: Mapping[int, BoxList],
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
-) -> dict[str, Any] | None:
-    """COCO metrics of detections, logged as a table.
+) -> Results | None:
+    """Compute the COCO metrics of detections and log them as a table.
 
     Args:
         dataset: with or without annotations.
@@ -41,8 +53,8 @@ def evaluate(
         evaluator: one of EVALUATORS.
 
     Returns:
-        {"bbox": {metric of METRICS: value in 0..1, -1 where undefined}, "AP per class": {class name: AP}}; None
-        when the dataset has no annotations.
+        {"bbox": {metric of METRICS: value in 0..1, or -1 if undefined}, "AP per class": {class name: AP}}; None if
+        the dataset has no annotations.
 
     Raises:
         InputError: see `check_evaluator`.
@@ -61,16 +73,16 @@ def evaluate(
     return results
 
 
-def coco_results(dataset: COCODataset, predictions: Mapping[int, BoxList]) -> list[dict[str, Any]]:
-    """Detections as COCO's result format has them: boxes (x, y, width, height) in pixels of the image file."""
+def coco_results(dataset: COCODataset, predictions: Mapping[int, BoxList]) -> list[Detection]:
+    """Convert detections by dataset index, in pixels of any resized image, to COCO's result format."""
     return _Detections(dataset, predictions).as_dicts()
 
 
 def check_evaluator(name: str) -> None:
-    """Look whether `name` is one of EVALUATORS and installed.
+    """Check that `name` is one of EVALUATORS and installed.
 
     Raises:
-        InputError: it is not.
+        InputError: `name` is not known or not installed.
     """
     require(name in EVALUATORS, "TEST.EVALUATOR", name, f"one of {', '.join(EVALUATORS)}")
     if importlib.util.find_spec(name) is None:
@@ -81,26 +93,24 @@ def check_evaluator(name: str) -> None:
 
 
 class _Detections:
-    """Detections in the order of dataset indices, in ids of the annotation file and pixels of the image files."""
+    """Detections in the order of dataset indices, with ids of the annotation file, in pixels of the image files."""
 
     def __init__(self, dataset: COCODataset, predictions: Mapping[int, BoxList]) -> None:
         packed = Predictions.pack(predictions)
-        indices = packed.indices.tolist()
-        infos = [dataset.image_info(index) for index in indices]
-        sizes = torch.tensor([(info["width"], info["height"]) for info in infos], dtype=torch.float64).reshape(-1, 2)
-        # As BoxList.resize and convert compute, for all images at once.
+        sizes = torch.from_numpy(dataset.image_sizes[packed.indices.numpy()]).double()
+        # Compute as BoxList.resize and BoxList.convert do, but for all images at once.
         ratios = (sizes / packed.sizes).to(packed.boxes.dtype).repeat(1, 2)
         first, second = (packed.boxes * ratios.repeat_interleave(packed.counts, dim=0)).split(2, dim=1)
         self.boxes = torch.cat([first, second - first + 1], dim=1).numpy()
-        image_ids = torch.tensor([dataset.image_id(index) for index in indices], dtype=torch.int64)
+        image_ids = torch.tensor([dataset.image_id(index) for index in packed.indices.tolist()], dtype=torch.int64)
         self.image_ids = image_ids.repeat_interleave(packed.counts).numpy()
         self.scores = packed.scores.numpy()
-        # A file of images alone need not name categories; labels then stand for themselves.
+        # A file without annotations may also lack categories; then a label is its own category id.
         labels, inverse = packed.labels.unique(return_inverse=True)
         ids = [dataset.contiguous_to_category_id.get(label, label) for label in labels.tolist()]
         self.category_ids = torch.tensor(ids, dtype=torch.int64)[inverse].numpy()
 
-    def as_dicts(self, part: slice = slice(None)) -> list[dict[str, Any]]:
+    def as_dicts(self, part: slice = slice(None)) -> list[Detection]:
         columns = (self.image_ids, self.category_ids, self.boxes, self.scores)
         rows = zip(*(column[part].tolist() for column in columns), strict=True)
         return [{"image_id": i, "category_id": c, "bbox": box, "score": s} for i, c, box, s in rows]
@@ -115,18 +125,16 @@ class _Detections:
             file.write("]")
 
 
-def check_expected_results(
-    results: Mapping[str, Any], expected_results: Sequence[Sequence[Any]], sigma_tol: float
-) -> None:
-    """Compare metrics with what they should be.
+def check_expected_results(results: Results, expected_results: Sequence[Sequence[Any]], sigma_tol: float) -> None:
+    """Compare metrics with expected values.
 
     Args:
-        results: as `evaluate` returns them.
-        expected_results: ("bbox", metric, mean, deviation) each.
-        sigma_tol: deviations that a metric may be off its mean.
+        results: result of `evaluate`.
+        expected_results: entries ("bbox", metric, mean, deviation), as TEST.EXPECTED_RESULTS has them.
+        sigma_tol: number of deviations that a metric may be away from its mean.
 
     Raises:
-        InputError: a metric is further off or is unknown, or an entry is not of that form.
+        InputError: a metric is further away or unknown, or an entry has another form.
     """
     for entry in expected_results:
         try:
@@ -135,15 +143,15 @@ def check_expected_results(
             low, high = mean - sigma_tol * deviation, mean + sigma_tol * deviation
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f'TEST.EXPECTED_RESULTS takes entries such as ["bbox", "AP", 0.377, 0.002]; {entry!r} is not one.'
+                f'TEST.EXPECTED_RESULTS takes entries such as ["bbox", "AP", 0.377, 0.002], not {entry!r}.'
             ) from error
         if not low <= actual <= high:
             raise InputError(f"{task} {metric} is {actual:.4f}, expected between {low:.4f} and {high:.4f}.")
         logger.info("%s %s is %.4f, as expected (%.4f to %.4f).", task, metric, actual, low, high)
 
 
-def _metrics(dataset: COCODataset, detections: list[dict[str, Any]], evaluator: str) -> dict[str, Any]:
-    # pycocotools prints; its summary goes to the log, the rest nowhere.
+def _metrics(dataset: COCODataset, detections: list[Detection], evaluator: str) -> Results:
+    # pycocotools prints. Only its summary is of use and goes to the log.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluated(dataset.coco, detections, evaluator)
     with contextlib.redirect_stdout(io.StringIO()) as summary:
@@ -155,14 +163,14 @@ def _metrics(dataset: COCODataset, detections: list[dict[str, Any]], evaluator: 
     return {"bbox": metrics, "AP per class": per_class}
 
 
-def _evaluated(ground_truth: COCO, detections: list[dict[str, Any]], evaluator: str) -> COCOeval:
-    """Precision and recall of `detections`, ready for pycocotools to summarize."""
+def _evaluated(ground_truth: COCO, detections: list[Detection], evaluator: str) -> COCOeval:
+    """Compute precision and recall, for pycocotools to summarize."""
     if evaluator == "pycocotools":
         evaluation = COCOeval(ground_truth, _as_coco(ground_truth, detections), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
-    import faster_coco_eval  # need not be installed
+    import faster_coco_eval  # imported here because the package is optional
 
     ground_truth = _indexed(faster_coco_eval.COCO(), ground_truth.dataset)
     fast = faster_coco_eval.COCOeval_faster(ground_truth, _as_coco(ground_truth, detections), "bbox")
@@ -173,21 +181,22 @@ def _evaluated(ground_truth: COCO, detections: list[dict[str, Any]], evaluator: 
     return evaluation
 
 
-def _as_coco(ground_truth: Any, detections: list[dict[str, Any]]) -> Any:
+def _as_coco(ground_truth: COCO, detections: list[Detection]) -> COCO:
     if detections:
         return ground_truth.loadRes(detections)
-    # loadRes looks at the first detection, so none at all needs an index of its own.
+    # loadRes fails on an empty list because it looks at the first detection.
     return _indexed(type(ground_truth)(), {**ground_truth.dataset, "annotations": []})
 
 
-def _indexed(coco: Any, dataset: dict[str, Any]) -> Any:
+def _indexed(coco: COCO, dataset: dict[str, Any]) -> COCO:
     coco.dataset = dataset
     coco.createIndex()
     return coco
 
 
 def _ap_per_class(evaluation: COCOeval, names: Sequence[str]) -> dict[str, float]:
-    # precision: (IoU thresholds, recalls, classes, areas, detections an image); all areas, most detections.
+    # precision has axes (IoU threshold, recall, class, area, detections per image): take all areas and the largest
+    # number of detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     averages = {}
     for index, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Detections of many images in a few arrays."""
+"""Keep the detections of many images in a few tensors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fcos_core.structures.bounding_box import BoxList
 
 
 class Predictions(Mapping[int, BoxList]):
-    """Detections by dataset index, 28 bytes each rather than a BoxList an image; I images with M boxes in all.
+    """Mapping from dataset index to detections, at 28 bytes a box; I images with M boxes in total.
 
     Args:
-        indices: (I,) int64, the dataset index of each image.
-        sizes: (I, 2) int64, width and height in pixels that its boxes are on.
-        counts: (I,) int64, its number of boxes.
-        boxes: (M, 4) xyxy in pixels, those of an image one after the other, in the order of `indices`.
-        scores: (M,).
+        indices: (I,) int64, dataset index of each image.
+        sizes: (I, 2) int64, width and height in pixels of the image that the boxes are on.
+        counts: (I,) int64, number of boxes of each image.
+        boxes: (M, 4) xyxy in pixels, image after image in the order of `indices`.
+        scores: (M,) float.
         labels: (M,) int64.
     """
 
@@ -36,7 +36,7 @@ class Predictions(Mapping[int, BoxList]):
 
     @classmethod
     def pack(cls, predictions: Mapping[int, BoxList]) -> Predictions:
-        """Copy detections, with fields "scores" and "labels", in the order of their indices."""
+        """Copy detections with fields "scores" and "labels", in the order of their indices."""
         indices = sorted(predictions)
         lists = [predictions[index].convert("xyxy") for index in indices]
         return cls(
@@ -49,13 +49,14 @@ class Predictions(Mapping[int, BoxList]):
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """What the class is made from, in that order. Those of several parts, each concatenated, make the whole."""
+        """Return the arguments of the class; concatenating those of several parts, one by one, joins the parts."""
         return self.indices, self.sizes, self.counts, self.boxes, self.scores, self.labels
 
     def __getitem__(self, index: int) -> BoxList:
         row = self._rows[index]
         part = slice(int(self._ends[row] - self.counts[row]), int(self._ends[row]))
-        boxes = BoxList(self.boxes[part], tuple(self.sizes[row].tolist()))
+        width, height = self.sizes[row].tolist()
+        boxes = BoxList(self.boxes[part], (width, height))
         boxes.add_field("scores", self.scores[part])
         boxes.add_field("labels", self.labels[part])
         return boxes

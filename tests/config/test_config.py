@@ -188,7 +188,7 @@ def test_named_datasets():
         "datasets/coco/val2014",
         "datasets/coco/annotations/instances_minival2014.json",
     )
-    with pytest.raises(InputError, match="nearest known one is 'coco_2017_val'"):
+    with pytest.raises(InputError, match="nearest known name is 'coco_2017_val'"):
         dataset_paths("coco_2017_vall", "datasets", {})
     with pytest.raises(InputError, match="img_dir and ann_file"):
         dataset_paths("mine", "datasets", {"mine": {"img_dir": "x"}})
@@ -196,5 +196,5 @@ def test_named_datasets():
 
 def test_weights_catalog():
     assert weights_url("catalog://ImageNetPretrained/MSRA/R-50").endswith("/MSRA/R-50.pkl")
-    with pytest.raises(InputError, match="known are"):
+    with pytest.raises(InputError, match="known names are"):
         weights_url("catalog://ImageNetPretrained/R-51")

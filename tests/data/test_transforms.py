@@ -69,9 +69,12 @@ def test_preprocessing_is_the_published_one(shared):
     size = tuple(expected["original_size_wh"])
     image = read_image(str(shared / "bccd" / "images" / name), size)
     boxes = BoxList(expected["boxes_xywh"], size, mode="xywh").convert("xyxy")
-    (sample,), padded_size = build_planner(cfg, np.array([size]), is_train=False).plan(0, [0])
-    pixels, target = transform(image, boxes, sample)
-    (height, width), images = pixels.shape[:2], build_collator(cfg)([(pixels, target, 0)], padded_size)[0].normalize()
+    batch = build_planner(cfg, np.array([size]), is_train=False).plan(0, [0])
+    pixels, target = transform(image, boxes, batch.samples[0])
+    (height, width), images = (
+        pixels.shape[:2],
+        build_collator(cfg)([(pixels, target, 0)], batch.padded_size)[0].normalize(),
+    )
     tensor = images.tensors[0, :, :height, :width]
     assert list(tensor.shape) == expected["tensor_shape"] and tensor.dtype == torch.float32
     places = np.random.RandomState(expected["sample_seed"]).randint(0, tensor.numel(), len(expected["sample"]))
