@@ -102,7 +102,8 @@ def detect(
         Boxes of each image in pixels before resizing, on the CPU.
     """
     detections = model(images.to(device))
-    return [boxes.to("cpu").resize(size) for boxes, size in zip(detections, sizes, strict=True)]
+    originals = zip(detections, sizes, strict=True)
+    return [boxes.to("cpu").resize((width, height)) for boxes, (width, height) in originals]
 
 
 def gather_predictions(predictions: Predictions) -> Predictions | None:

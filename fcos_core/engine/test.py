@@ -73,7 +73,7 @@ def test(
 
 
 def load_detector(cfg: Config) -> nn.Module:
-    """Build the detector on MODEL.DEVICE in evaluation mode, load MODEL.WEIGHT into it and, if TEST.COMPILE says so, compile it.
+    """Build the detector on MODEL.DEVICE in evaluation mode and load MODEL.WEIGHT; compile it if TEST.COMPILE is set.
 
     Raises:
         InputError: a value of the config or the weights file cannot be used, the file does not hold the whole
