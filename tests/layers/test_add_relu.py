@@ -1,4 +1,4 @@
-"""Bias, shortcut and rectifier in one pass: the kernel against the definition, and that against separate operators."""
+"""Bias, shortcut and ReLU in one pass: kernel against definition, definition against separate operators."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_equals_the_separate_operators(device, relu, with_shortcut, with_bias, m
 
 
 @needs_gpu
-# Channels that fill Vectors, that do not, and elements that are left over after the last one.
+# Channels that fill Vectors or do not, and elements that remain after the last Vector.
 @pytest.mark.parametrize(
     "shape", [(2, 64, 9, 14), (3, 18, 7, 5), (1, 3, 5, 5), (1, 1, 1, 1), (2, 8, 1, 1), (0, 8, 2, 2)]
 )
@@ -53,7 +53,7 @@ def test_kernel_equals_definition(shape, dtype, with_bias, with_shortcut, relu):
     expected = x.clone()
     add_relu_reference_(expected, bias, shortcut, relu)
     OPERATOR(x, bias, shortcut, relu)
-    # the same additions in the same order, rounded once
+    # Kernel and definition add in the same order and round once.
     assert torch.equal(x, expected)
 
 
@@ -61,7 +61,7 @@ def test_kernel_equals_definition(shape, dtype, with_bias, with_shortcut, relu):
 def test_a_channels_last_map_takes_the_kernel(monkeypatch):
     require_kernel("add_relu_", "cuda")
     x, bias, shortcut = random_inputs((1, 8, 4, 4), torch.float32, "cuda")
-    monkeypatch.setattr(F, "relu_", None)  # what the separate operators would call
+    monkeypatch.setattr(F, "relu_", None)  # the separate operators would call this function
     assert add_relu_(x, bias, shortcut, relu=True).amin() == 0
 
 

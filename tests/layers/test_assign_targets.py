@@ -17,7 +17,7 @@ IMPLEMENTATIONS = {"operator": assign_targets, "definition": assign_targets_refe
 
 
 def grids(height, width, strides, dtype=torch.float32):
-    """Locations and ranges of levels of an image, as the detector has them."""
+    """Make locations and ranges of the levels of an image, as the detector does."""
     locations, ranges = [], []
     for level, stride in enumerate(strides):
         ys, xs = torch.meshgrid(
@@ -30,7 +30,7 @@ def grids(height, width, strides, dtype=torch.float32):
 
 
 def random_boxes(counts, size, seed, dtype=torch.float32, whole=False):
-    """Boxes, labels and offsets of images with so many boxes each."""
+    """Make boxes, labels and offsets of images with `counts` boxes."""
     generator = torch.Generator().manual_seed(seed)
     n = sum(counts)
     corner = torch.rand(n, 2, generator=generator, dtype=dtype) * size - size / 10
@@ -89,7 +89,7 @@ def test_cases_assign_and_leave_out():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_crowded_images_at_full_size(device):
-    """300 boxes an image on the six levels of 800 x 1344: too many pairs to hold at once."""
+    """Test 300 boxes per image on the six levels of 800 x 1344: too many pairs to hold at once."""
     require_kernel("assign_targets", device)
     locations, ranges = grids(800, 1344, [4, 8, 16, 32, 64, 128])
     inputs = (locations, ranges, *random_boxes([300, 300], 1344, seed=5))
@@ -102,7 +102,7 @@ def test_crowded_images_at_full_size(device):
 
 
 def rule(location, limits, boxes):
-    """Index of the box that a location belongs to, or None: the sentence of FCOS in plain numbers."""
+    """Return the index of the box that a location belongs to, or None: the rule of FCOS in plain numbers."""
     x, y = location
     found = []
     for index, (x1, y1, x2, y2) in enumerate(boxes):
@@ -126,7 +126,7 @@ box_sets = st.lists(st.tuples(coordinates, coordinates, st.integers(0, 40), st.i
     limits=st.tuples(st.integers(-1, 20), st.integers(1, 50)),
 )
 def test_the_least_box_by_the_rule(device, implementation, dtype, images, locations, limits):
-    # whole pixels, which float32 holds exactly, so that plain Python numbers give the same
+    # float32 holds whole pixels exactly, so plain Python numbers give the same results.
     corners = [[(x, y, x + w, y + h) for x, y, w, h in boxes] for boxes in images]
     flat = [box for boxes in corners for box in boxes]
     offsets = torch.tensor([0, *map(len, corners)]).cumsum(0)

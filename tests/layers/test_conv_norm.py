@@ -1,4 +1,4 @@
-"""A fixed normalization inside its convolution: the same outputs and gradients, half the activations kept."""
+"""Folding of a fixed normalization into its convolution: same outputs and gradients, half the saved activations."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_outputs_and_gradients_are_those_of_the_two_layers(norm_class, bias):
 
 
 def kept(module, x):
-    """Numbers that the graph of module(x) keeps for its backward pass, beside x and what is small."""
+    """Count the numbers that the graph of module(x) saves for the backward pass, without x and small tensors."""
     sizes = {}
 
     def note(tensor):
@@ -50,7 +50,7 @@ def kept(module, x):
 def test_a_fixed_normalization_keeps_no_activation():
     x = torch.rand(1, 4, 64, 64)
     layers = ConvNorm(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
-    # Trained on batch statistics, the convolution's output is kept, and the ReLU's.
+    # With batch statistics, the outputs of the convolution and of the ReLU are saved.
     assert kept(layers.train(), x)[0] == 2 * x.numel()
     assert kept(layers.eval(), x)[0] == x.numel()
 
@@ -76,7 +76,7 @@ def test_without_gradients_the_layers_run_as_they_are():
 
 
 class Blocks(nn.Module):
-    """Filters of three sizes, two of them of equal length, a trained and a frozen norm, and one that is not fixed."""
+    """Filters of three shapes, two of equal size; trained and frozen norms, and one without fixed statistics."""
 
     def __init__(self):
         super().__init__()
@@ -109,7 +109,7 @@ def test_folding_together_is_folding_one_by_one(layout):
     upstream = torch.randn_like(single)
     gradients = [torch.autograd.grad(output, weights, upstream) for output in (together, single)]
     torch.testing.assert_close(*gradients)
-    # The optimizer's one kernel takes parameters and gradients that lie alike in memory.
+    # The optimizer's fused kernel needs the same memory layout for a parameter and its gradient.
     with folded_together(blocks):
         blocks(x).sum().backward()
     for conv in (blocks.conv1, blocks.conv2, blocks.last[0]):
@@ -124,12 +124,12 @@ def test_weights_folded_together_have_the_dtype_of_autocast():
         with folded_together(blocks):
             together = blocks(x)
     assert together.dtype == single.dtype == torch.bfloat16
-    # The same weights, rounded once each way.
+    # Both ways round the same weights once.
     torch.testing.assert_close(together, single)
 
 
 @pytest.mark.parametrize(
-    # Of a bottleneck three, of a basic block two; four shortcuts in ResNet, one in HRNet, and its fusions.
+    # A bottleneck has three norms, a basic block two. ResNet has four in shortcuts; HRNet has one, and more in fusions.
     ("body", "count"),
     [(ResNet(50), 53), (HighResolutionNet(4, (1, 1, 1, 1), num_blocks=(1, 1, 1, 1)), None)],
     ids=["ResNet", "HRNet"],

@@ -1,4 +1,4 @@
-"""Group normalization with its rectifier: kernels against the definition, that against PyTorch's layers."""
+"""Group normalization and ReLU: kernels against the definition, the definition against PyTorch's layers."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 
 
 def random_inputs(shape, dtype=torch.float64, device="cpu", mean=0.5, seed=0):
-    """x channels-last, and a weight and a bias of which some are negative and 0."""
+    """Make a channels-last x, and weights and biases that include negative numbers and 0."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64) + mean
     weight, bias = torch.randn(2, shape[1], generator=generator, dtype=torch.float64)
@@ -45,7 +45,7 @@ def test_definition_is_what_pytorch_computes(shape, groups):
     gradients = torch.autograd.grad(expected, inputs, grad)
     found = group_norm_relu_backward_reference(grad, *inputs, mean, rstd)
     for one, other in zip(found, gradients, strict=True):
-        # of one element a group has the variance 0: gradients of 1 / sqrt(1e-5) = 316 cancel
+        # A group of one element has the variance 0: gradients times 1 / sqrt(1e-5) = 316 cancel.
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-10)
 
 
@@ -55,7 +55,7 @@ def test_half_types_are_computed_in_float32(dtype):
     y, mean, rstd = OPERATOR(x, weight, bias, 32, 1e-5)
     expected = by_pytorch(x.double(), weight.double(), bias.double(), 32, 1e-5)
     assert y.dtype == dtype and mean.dtype == rstd.dtype == torch.float32
-    # one rounding to 11 or 8 significant bits
+    # The result is rounded once to 11 or 8 significant bits.
     torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps / 2 * 1.01, atol=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_layer_equals_the_separate_layers(device, channels, memory_format):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-# Channels that fill one Vector or several, groups within a Vector or over several, one pixel, many chunks.
+# Channels that fill one Vector or several, groups inside a Vector or across several, one pixel, many chunks.
 SHAPES = [
     ((1, 256, 37, 50), 32),
     ((2, 32, 8, 8), 32),
@@ -187,7 +187,7 @@ def test_kernel_equals_definition(shape, groups, dtype):
     inputs = random_inputs(shape, dtype, "cuda", mean=3.0)
     rounded = torch.finfo(dtype).eps
     found, expected = OPERATOR(*inputs, groups, 1e-5), group_norm_relu_reference(*inputs, groups, 1e-5)
-    # float32 sums of up to 60,000 numbers, and one rounding of the result; 1 / std multiplies an error of the mean
+    # float32 sums have up to 60,000 terms, and the result is rounded once. 1 / std multiplies an error of the mean.
     tolerance = max(rounded, 1e-5) if dtype != torch.float64 else 1e-11
     atol = tolerance * max(1.0, float(expected[2].max()))
     for one, other in zip(found, expected, strict=True):
@@ -196,7 +196,7 @@ def test_kernel_equals_definition(shape, groups, dtype):
     grad = torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
     found = BACKWARD(grad, *inputs, *expected[1:])
     expected = group_norm_relu_backward_reference(grad, *inputs, *expected[1:])
-    # A gradient is a difference of terms that 1 / std multiplies.
+    # The gradient of x is a difference of terms, multiplied by 1 / std.
     torch.testing.assert_close(found[0], expected[0], rtol=tolerance, atol=10 * atol)
     for one, other in zip(found[1:], expected[1:], strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().amax()))
@@ -222,7 +222,7 @@ def test_any_shape(images, height, width, vectors, groups):
 def test_a_channels_last_map_takes_the_kernel(monkeypatch):
     require_kernel("group_norm_relu", "cuda")
     x = torch.randn(1, 32, 4, 4, device="cuda").to(memory_format=torch.channels_last)
-    monkeypatch.setattr(F, "relu_", None)  # what the separate operators would call
+    monkeypatch.setattr(F, "relu_", None)  # the separate operators would call this function
     assert group_norm_relu(x, layer(32, device="cuda")).amin() == 0
 
 
@@ -236,13 +236,13 @@ def test_an_image_does_not_depend_on_the_others():
 
 
 @needs_gpu
-# PyTorch's CPU kernel is off by 1.5e-6 with the mean and by 1.2e-7 with the outliers.
+# PyTorch's CPU kernel has an error of 1.5e-6 for the large mean and of 1.2e-7 for the outliers.
 @pytest.mark.parametrize(("mean", "outliers", "rtol"), [(1000.0, (), 1e-5), (0.5, (100.0, -50.0), 1e-6)])
 def test_neither_a_large_mean_nor_outliers_cost_digits(mean, outliers, rtol):
     require_kernel("group_norm_relu", "cuda")
     x, weight, bias = random_inputs((1, 32, 100, 168), torch.float32, "cuda", mean)
     for place, value in enumerate(outliers):
-        x[:, :, -place, -place] = value  # the first pixel and the last
+        x[:, :, -place, -place] = value  # the first and the last pixel
     found = OPERATOR(x, weight, bias, 32, 1e-5)[2]
     expected = group_norm_relu_reference(x.double(), weight.double(), bias.double(), 32, 1e-5)[2]
     torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=0)

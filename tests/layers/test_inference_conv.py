@@ -1,4 +1,4 @@
-"""A convolution that adds and rectifies, against the separate operators."""
+"""Convolution fused with shortcut and ReLU, against the separate operators."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fcos_core.layers.conv_norm import ConvNorm, conv_norm, convert_convs
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.layers.inference_conv import InferenceConv2d
 
-# Half types are rounded once against three times.
+# The fused operator rounds half types once, the separate operators three times.
 CPU_TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 GPU_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -57,7 +57,7 @@ def test_it_is_fixed():
 
 
 class Residual(nn.Module):
-    """Convolutions with a norm, without one, with one that is trained, and a shortcut."""
+    """Convolutions with a fixed norm, without a norm and with a trained norm, and a shortcut."""
 
     def __init__(self):
         super().__init__()

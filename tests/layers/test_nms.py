@@ -24,7 +24,7 @@ def random_boxes(n, groups, seed, dtype=torch.float32):
 
 
 def far(n):
-    """Scores (n,) and one group, for boxes apart from each other."""
+    """Make scores (n,) and one group, for boxes that do not overlap."""
     return torch.arange(n, 0, -1).float(), torch.zeros(n, dtype=torch.int64)
 
 
@@ -83,7 +83,7 @@ def test_kernel_equals_definition(case, threshold, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_boxes_in_many_groups(device):
-    """The size of a full evaluation batch: 8 images of 80 classes, 40,000 candidates."""
+    """Test the size of a full evaluation batch: 8 images of 80 classes, 40,000 candidates."""
     require_kernel("nms_mask", device)
     boxes, scores, groups = random_boxes(40_000, 640, seed=3)
     keep = torch.ops.fcos_core.nms_mask(boxes.to(device), scores.to(device), groups.to(device), 0.6).cpu()
@@ -99,8 +99,8 @@ def test_many_boxes_in_many_groups(device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_corner_pixels_count_and_the_threshold_itself_does_not_suppress(implementation, dtype, device):
-    # widths 9 - 0 + 1 = 10 and 5 - 0 + 1 = 6, both heights 7 - 0 + 1 = 8: areas 80 and 48, the second inside the
-    # first, IoU 48 / (80 + 48 - 48) = 0.6 exactly. Without the corner pixels it would be 35 / 63 = 0.556.
+    # The widths are 9 - 0 + 1 = 10 and 5 - 0 + 1 = 6, both heights are 7 - 0 + 1 = 8: areas 80 and 48. The second box
+    # lies inside the first: IoU 48 / (80 + 48 - 48) = 0.6 exactly. Without the corner pixels: 35 / 63 = 0.556.
     boxes = torch.tensor([[0, 0, 9, 7], [0, 0, 5, 7]], dtype=dtype, device=device)
     scores = torch.tensor([0.9, 0.8], dtype=dtype, device=device)
     groups = torch.zeros(2, dtype=torch.int64, device=device)
@@ -111,19 +111,19 @@ def test_corner_pixels_count_and_the_threshold_itself_does_not_suppress(implemen
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_equal_scores_go_to_the_lower_index(device):
-    # three times the same box and one apart: of the three the first is kept, and 3 comes before 0 by its score
+    # Three equal boxes and one apart: the first of the three is kept, and box 3 comes before box 0 by its score.
     boxes = torch.tensor([[0, 0, 9, 9]] * 3 + [[50, 50, 59, 59]], dtype=torch.float32, device=device)
     scores = torch.tensor([0.5, 0.5, 0.5, 0.7], device=device)
     assert nms(boxes, scores, 0.5).tolist() == [3, 0]
-    # with every group different nothing is suppressed, and the equal ones stay in the order of the input
+    # With a group for each box nothing is suppressed, and boxes of equal score stay in the order of the input.
     groups = torch.arange(4, device=device)
     assert batched_nms(boxes, scores, groups, 0.5).tolist() == [3, 0, 1, 2]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_far_away_boxes_keep_their_float32_digits(device):
-    # Same overlap as above at x = 4,000,000, where float32 still holds whole pixels; a class offset of some
-    # multiple of that would round them away.
+    # Same overlap as above at x = 4,000,000, where float32 still holds whole pixels. Class offsets of a multiple of
+    # this number would round the pixels away.
     boxes = torch.tensor([[4e6, 0, 4e6 + 9, 7], [4e6, 0, 4e6 + 5, 7]], device=device).repeat(80, 1)
     scores = torch.tensor([0.9, 0.8], device=device).repeat(80)
     groups = torch.arange(80, device=device).repeat_interleave(2)
@@ -151,7 +151,7 @@ def test_empty(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_images_of_a_fixed_number_of_slots(device):
-    """Images padded with empty slots in one call: each as if it were alone."""
+    """Test that images padded with empty slots get in one call what each gets alone."""
     classes, images = 3, [random_boxes(n, 3, seed=n) for n in (40, 0, 25)]
     boxes, scores = torch.zeros(3, 50, 4), torch.full((3, 50), -float("inf"))
     groups = torch.zeros(3, 50, dtype=torch.int64)
@@ -249,7 +249,7 @@ def test_compile(dynamic, device):
     torch.testing.assert_close(compiled(*inputs), masked_scores(*inputs), rtol=0, atol=0)
 
 
-# The properties below are those of the rule itself, on whole-pixel float64 boxes whose IoU plain Python numbers give
+# The tests below check the properties of the rule on whole-pixel float64 boxes. Plain Python numbers give their IoU
 # with the same rounding.
 
 box_sets = st.lists(

@@ -106,7 +106,7 @@ def test_setup_without_compiler_warns_and_succeeds(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in compiler is a shell script around c++")
 def test_setup_with_a_compile_error_fails(tmp_path):
     compiler = tmp_path / "c++"
-    # This compiler answers --version and the like as g++ does, and rejects every source.
+    # This compiler answers questions about itself like the real one and rejects every source file.
     compiler.write_text(
         '#!/bin/sh\ncase " $* " in *" -c "*) echo "error: rejected" >&2; exit 1;; esac\nexec g++ "$@"\n'
     )

@@ -34,7 +34,7 @@ def random_inputs(rows, columns, dtype=torch.float64, seed=0):
 # gamma 2, alpha 0.25. At logit 0, p = 1/2: positive 0.25 * (1/2)^2 * ln 2, negative 0.75 * (1/2)^2 * ln 2, with
 # slopes -0.25 * (1/4) * (1/2 + 2 * 1/2 * ln 2) and 0.75 * (1/4) * (1/2 + 2 * 1/2 * ln 2).
 # At -100 the positive is all wrong: 0.25 * 1 * 100, slope -0.25. At 100 the negative: 0.75 * 100, slope 0.75.
-# Right answers at +-100 cost e^-200 * e^-100 and less, which is 0. A negative label silences its row.
+# Right answers at +-100 cost e^-200 * e^-100 and less, which is 0. A row with a negative label costs 0.
 LN2 = math.log(2)
 SLOPE = 0.25 * (0.5 + LN2)
 BY_HAND = [
@@ -102,7 +102,7 @@ def test_half_types_are_rounded_once(dtype, step, implementation, device):
     IMPLEMENTATIONS[implementation](logits, targets, 2.0, 0.25).backward()
     losses = sigmoid_focal_loss(logits, targets, 2.0, 0.25)
     assert losses.dtype == logits.grad.dtype == dtype
-    # one rounding is half a step; 0.6 leaves room for float32 inside. 2^-24 is float16's smallest number.
+    # One rounding is half a step; 0.6 leaves room for float32 arithmetic. 2^-24 is float16's smallest number.
     torch.testing.assert_close(losses.double(), expected, rtol=0.6 * step, atol=0.6 * 2**-24)
     torch.testing.assert_close(logits.grad.double(), wide.grad, rtol=0.6 * step, atol=0.6 * 2**-24)
 
@@ -128,7 +128,7 @@ def test_module_sums_half_logits_without_bias(dtype, device):
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(40_000 * 0.75 * p**2 * -math.log1p(-p), rel=1e-4)
     slope = 0.75 * p**2 * (p + 2 * (1 - p) * -math.log1p(-p))
-    # the gradient goes back to the half type of the logits: half a step of it, or of float16's smallest numbers
+    # The gradient is rounded to the half type of the logits: half a step, or half of float16's smallest number.
     assert logits.grad[3, 5].item() == pytest.approx(slope, rel=2**-8, abs=2**-25)
 
 

@@ -1,4 +1,4 @@
-"""The focal loss summed with its gradient in one pass: kernels against the definition, and what backward does."""
+"""Sum of the focal loss and its gradient in one pass: kernels against the definition, and the backward pass."""
 
 import math
 
@@ -24,7 +24,7 @@ OPERATOR = torch.ops.fcos_core.sigmoid_focal_loss_sum
 
 
 def random_inputs(rows, columns, dtype=torch.float64, seed=0, device="cpu"):
-    """Logits (rows, columns), targets (rows,) and a scale."""
+    """Make logits (rows, columns), targets (rows,) and a scale."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, columns, generator=generator, dtype=torch.float64) * 4
     targets = torch.randint(-1, columns + 2, (rows,), generator=generator)
@@ -72,7 +72,7 @@ def test_kernel_equals_definition(case, gamma, alpha, device):
     loss, gradient = OPERATOR(logits, targets, scale, gamma, alpha, True)
     expected, expected_gradient = sigmoid_focal_loss_sum_reference(logits, targets, scale, gamma, alpha, True)
     assert torch.isfinite(gradient).all()
-    # a handful of roundings in float32 (steps of 1.2e-7) or float64 (2.2e-16), and one in a half type
+    # Results have a few roundings in float32 (steps of 1.2e-7) or float64 (2.2e-16), and one in a half type.
     rtol = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float32: 2e-5, torch.float64: 1e-12}[logits.dtype]
     torch.testing.assert_close(loss, expected, rtol=min(rtol, 1e-5), atol=1e-14)
     atol = {torch.float16: 2**-24, torch.float64: 1e-14}.get(logits.dtype, 1e-7)
@@ -133,7 +133,7 @@ def test_gradient_of_the_definition_equals_autograd(case, gamma, alpha, device):
 
 
 class Made(TorchDispatchMode):
-    """The sizes of the tensors that operators make, views left out."""
+    """Records the sizes of the tensors that operators make, without views."""
 
     def __init__(self):
         super().__init__()
@@ -152,7 +152,7 @@ def test_backward_makes_nothing_as_large_as_the_logits(device):
     loss = sigmoid_focal_loss_sum(logits.requires_grad_(), targets, scale, 2.0, 0.25)
     with Made() as made:
         loss.backward()
-    # The gradient was made with the loss; what is made here is the 1 that backward begins with.
+    # The gradient was made with the loss. Backward only makes the 1 that it begins with.
     assert made.sizes == [1]
 
 
@@ -169,7 +169,7 @@ def test_a_retained_graph_gives_its_gradient_again(dtype, device):
     (doubled,) = torch.autograd.grad(loss * 2, logits)
     assert nothing.abs().sum() == 0
     assert halved.equal(before)
-    # by powers of two, nothing is rounded but float16's smallest numbers
+    # Multiplication by powers of two rounds nothing but float16's smallest numbers.
     torch.testing.assert_close(halved, plain / 2, rtol=0, atol=2**-24 if dtype == torch.float16 else 0)
     torch.testing.assert_close(doubled, plain * 2, rtol=0, atol=2**-24 if dtype == torch.float16 else 0)
 

@@ -1,4 +1,4 @@
-"""SyncBatchNorm over real processes, against BatchNorm2d of the whole batch in one."""
+"""SyncBatchNorm over real processes, against BatchNorm2d of the whole batch in one process."""
 
 from datetime import timedelta
 from functools import partial
@@ -17,8 +17,8 @@ CHANNELS = 3
 
 
 def start(rank, world_size, folder, checks):
-    """Entry point of a process: run `checks` as one of a group."""
-    # Processes go through the same examples in lockstep: whatever looks at a clock or shrinks would part them.
+    """Run `checks` as one process of a group."""
+    # All processes must run the same examples in the same order, so switch off deadlines and shrinking.
     settings.register_profile(
         "lockstep",
         derandomize=True,
@@ -38,20 +38,20 @@ def start(rank, world_size, folder, checks):
 
 
 def everyone(value):
-    """What each process gave, so that a failure is seen, and raised, by all of them together."""
+    """Gather the values of all processes, so that all of them see and raise a failure."""
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def draw(shapes, seed, offset=0.0):
-    """A float64 tensor for each shape (N, H, W), of values around `offset`."""
+    """Draw a float64 tensor for each shape (N, H, W), with values around `offset`."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(n, CHANNELS, *size, generator=generator).double() + offset for n, *size in shapes]
 
 
 def whole(shards):
-    """All values of each channel in one row: shards may differ in height and width."""
+    """Put all values of each channel into one row, because shards may differ in height and width."""
     return torch.cat([shard.transpose(0, 1).flatten(1) for shard in shards], dim=1)[None, :, None]
 
 
@@ -64,7 +64,7 @@ def same_start(norm):
 
 
 def train(norm, inputs, pulls):
-    """Outputs and input gradients of a step for each input, then the norm's gradients and buffers."""
+    """Return outputs and input gradients of a step for each input, then the norm's gradients and buffers."""
     outputs, gradients = [], []
     for x, pull in zip(inputs, pulls, strict=True):
         x = x.clone().requires_grad_()
@@ -82,7 +82,7 @@ def train(norm, inputs, pulls):
 def compare(
     shapes, seed=0, offset=0.0, kind=torch.float64, device="cpu", tolerance=1e-12, layer=SyncBatchNorm, **options
 ):
-    """Two steps on shards of `shapes`, one a process, and on the whole batch in float64; parameters as `kind`."""
+    """Compare two steps on shards of `shapes`, one per process, with two steps on the whole batch in float64."""
     batches = [draw(shapes, seed + step, offset) for step in range(2)]
     pulls = [draw(shapes, seed + 100 + step) for step in range(2)]
     norm = same_start(layer(CHANNELS, **options).to(device, kind))
@@ -110,7 +110,7 @@ def check_shards():
     compare(SHARDS[dist.get_world_size()])
 
 
-# A shard may be empty, as long as there are two values in all.
+# A shard may be empty if all shards together have two values.
 side = st.integers(1, 4)
 shape = st.tuples(st.integers(0, 3), side, side)
 
@@ -145,7 +145,7 @@ def check_that_one_value_has_no_variance():
 
 
 def check_evaluation():
-    # Each process has an input of its own and none waits for another.
+    # In evaluation no process waits for another, so one process alone can run.
     if dist.get_rank() == 0:
         norm, reference = (same_start(kind(CHANNELS)).eval() for kind in (SyncBatchNorm, nn.BatchNorm2d))
         x = torch.rand(2, CHANNELS, 4, 4)
@@ -160,7 +160,7 @@ def check_bfloat16():
     expected = train(same_start(nn.BatchNorm2d(CHANNELS)), [whole(shards).float()], [whole(pulls).float()])
     for name in ("outputs", "gradients"):
         got = whole([result[name][0] for result in results])
-        # Rounded once, at the very end.
+        # Results are rounded once, at the end.
         torch.testing.assert_close(got, expected[name][0].bfloat16(), rtol=2**-8, atol=1e-6)
     torch.testing.assert_close(results[0]["buffers"], expected["buffers"], rtol=1e-6, atol=1e-6)
 
@@ -180,13 +180,13 @@ CHECKS = {
 
 @pytest.mark.parametrize("world_size", CHECKS)
 def test_processes_make_what_one_makes_of_the_whole_batch(world_size, tmp_path):
-    # Starting processes takes longer than the checks: each group is started once.
+    # Starting processes takes longer than the checks, so start each group once.
     mp.spawn(start, args=(world_size, str(tmp_path), CHECKS[world_size]), nprocs=world_size)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_makes_the_same(tmp_path):
-    # Models on GPUs have PyTorch's own.
+    # Models on GPUs use PyTorch's own SyncBatchNorm.
     on_gpu = partial(compare, SHARDS[2], kind=torch.float32, device="cuda:0", tolerance=1e-5)
     checks = [partial(on_gpu, layer=layer) for layer in (SyncBatchNorm, nn.SyncBatchNorm)]
     mp.spawn(start, args=(2, str(tmp_path), checks), nprocs=2)
