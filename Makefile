@@ -1,4 +1,4 @@
-# The two commands of README are `make demo` and `make test`; each sets up what it needs first.
+# README names `make demo` and `make test`; both first create the virtual environment and compile the operators.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,11 +13,11 @@ $(VENV)/.packages: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.packages setup.py $(wildcard csrc/*)
+$(VENV)/.installed: $(VENV)/.packages pyproject.toml setup.py $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $@
 
-# Each step of the demo is skipped where its result is there already.
+# Make skips a step of the demo if the result of the step exists.
 demo: demo/shapes/pictures
 	@echo "Pictures of detections and the loss curve are in demo/shapes/pictures."
 
@@ -42,8 +42,10 @@ test-slow: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
 
-# Compiles the CUDA operators without a GPU; a machine with one needs no more than `make install`.
+# Compile the CUDA operators on a machine without a GPU. On a machine with a GPU, `make install` compiles them.
 cuda-kernels: install
 	FORCE_CUDA=1 $(BIN)/python setup.py build_ext --build-temp build/cuda --build-lib build/cuda
 

@@ -1,8 +1,8 @@
-"""Installs fcos_core and compiles its operators (csrc/) into fcos_core._C.
+"""Compile the operators in csrc/ into fcos_core._C; the metadata of the package is in pyproject.toml.
 
-CUDA kernels are compiled where a GPU and the CUDA toolkit are found. FORCE_CUDA=1 compiles them without a
-GPU, FORCE_CPU=1 never does. CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the GPU generations.
-Without a C++ compiler the package installs all the same, and pure PyTorch operators serve.
+CUDA kernels are compiled if a GPU and the CUDA toolkit are found. FORCE_CUDA=1 compiles them without a GPU,
+FORCE_CPU=1 leaves them out. CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the GPU generations.
+Without a C++ compiler the package is installed without operators, and fcos_core uses its PyTorch definitions.
 """
 
 import os
@@ -20,7 +20,7 @@ try:
     import torch
 except ImportError:
     sys.exit(
-        "fcos_core compiles against the installed PyTorch and none was found: install torch first, "
+        "fcos_core is compiled against the installed PyTorch, but PyTorch was not found: install torch first, "
         "then run `pip install --no-build-isolation -e .`."
     )
 
@@ -30,7 +30,10 @@ FORCE_CPU = os.environ.get("FORCE_CPU") == "1"
 
 
 def find_toolkit() -> str | None:
-    """The CUDA toolkit's folder, asked of nvcc since the one on the PATH may be a script that calls it."""
+    """Return the folder of the CUDA toolkit, or None if there is no toolkit.
+
+    nvcc itself prints the folder, because the nvcc on the PATH may be a script outside the toolkit.
+    """
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if named or not shutil.which("nvcc"):
         return named
@@ -40,37 +43,43 @@ def find_toolkit() -> str | None:
 
 
 if toolkit := find_toolkit():
-    os.environ["CUDA_HOME"] = toolkit  # read by the next import
+    os.environ["CUDA_HOME"] = toolkit  # the next import reads CUDA_HOME
 from torch.utils import cpp_extension  # noqa: E402
 
 
 def nvcc_path() -> str | None:
+    """Return the path of nvcc, or None if there is no CUDA toolkit."""
     return cpp_extension.CUDA_HOME and shutil.which(os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc"))
 
 
 def use_cuda() -> bool:
+    """Return True if the CUDA kernels are to be compiled."""
     if FORCE_CPU:
         return False
     if FORCE_CUDA:
         if not nvcc_path():
-            sys.exit("FORCE_CUDA=1 needs the CUDA toolkit and no nvcc was found: install it or set CUDA_HOME.")
+            sys.exit("FORCE_CUDA=1 needs the CUDA toolkit and no nvcc was found: install the toolkit or set CUDA_HOME.")
         if torch.version.cuda is None:
-            sys.exit(f"FORCE_CUDA=1 needs a PyTorch built with CUDA, and torch {torch.__version__} is not.")
+            sys.exit(f"FORCE_CUDA=1 needs a PyTorch built with CUDA; torch {torch.__version__} is built without CUDA.")
         return True
     return torch.cuda.is_available() and nvcc_path() is not None
 
 
 def default_architectures() -> str:
-    """Turing, Ampere (8.0 serves 8.x) and Hopper as far as this nvcc knows them, the last as PTX for later GPUs."""
+    """Return Turing, Ampere and Hopper as far as this nvcc knows them, in the format of TORCH_CUDA_ARCH_LIST.
+
+    Code for 8.0 runs on every 8.x. The last architecture is also included as PTX, which later GPUs compile.
+    """
     known = subprocess.check_output([nvcc_path(), "--list-gpu-arch"], text=True).split()
     wanted = ["7.5", "8.0", "9.0"]
     return ";".join(a for a in wanted if "compute_" + a.replace(".", "") in known) + "+PTX"
 
 
 def operators() -> setuptools.Extension:
+    """Return the extension module: C++ sources, and CUDA sources if `use_cuda()`."""
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cpp"))
-    # no fused multiply-add: NMS compares with a threshold, and every device must round alike to decide alike
-    # trapping math aside, since no trap is set and selections in a loop would not become vector instructions
+    # -ffp-contract=off: NMS compares IoUs with a threshold, so every device must round alike to decide alike.
+    # -fno-trapping-math: without it, the compiler does not vectorize loops that contain a selection.
     cxx_flags = [] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-fno-trapping-math"]
     if not use_cuda():
         return cpp_extension.CppExtension("fcos_core._C", sources, extra_compile_args={"cxx": cxx_flags})
@@ -82,7 +91,7 @@ def operators() -> setuptools.Extension:
 
 
 class BuildOperators(cpp_extension.BuildExtension):
-    """Compiles the operators, or without a compiler warns and leaves them out. A compile error is an error."""
+    """Compilation of the operators; without a compiler it warns and leaves them out. A compile error ends the build."""
 
     def run(self) -> None:
         compilers = [cpp_extension.get_cxx_compiler(), os.environ.get("CC") or ""]
@@ -92,7 +101,7 @@ class BuildOperators(cpp_extension.BuildExtension):
                 sys.exit(f"FORCE_CUDA=1 needs a C++ compiler and {missing[0]!r} was not found.")
             warnings.warn(
                 f"No C++ compiler ({missing[0]!r} was not found): fcos_core is installed without compiled "
-                "operators, slower pure PyTorch ones serve.",
+                "operators and uses slower PyTorch definitions instead.",
                 stacklevel=2,
             )
             self.extensions = []
@@ -100,7 +109,10 @@ class BuildOperators(cpp_extension.BuildExtension):
 
 
 class Develop(setuptools.Command):
-    """`setup.py develop` since setuptools 80, whose own calls pip so that it would build against another torch."""
+    """Replacement for the `develop` command of setuptools 80 and later, which builds in an isolated environment.
+
+    In that environment pip would install another PyTorch and compile the operators against it.
+    """
 
     description = "install the package in place"
     user_options = [("no-deps", "N", "do not install dependencies")]
@@ -110,7 +122,7 @@ class Develop(setuptools.Command):
         self.no_deps = False
 
     def finalize_options(self) -> None:
-        pass
+        """Do nothing; setuptools requires the method."""
 
     def run(self) -> None:
         options = ["--no-build-isolation"] + ["--no-deps"] * bool(self.no_deps)
@@ -121,25 +133,5 @@ commands = {"build_ext": BuildOperators}
 if int(setuptools.__version__.split(".")[0]) >= 80:
     commands["develop"] = Develop
 
-setuptools.setup(
-    name="fcos_core",
-    version="1.0.0",
-    description="HRNet-FCOS: one-stage object detection on high-resolution networks",
-    license="BSD-2-Clause",
-    packages=setuptools.find_packages(include=["fcos_core", "fcos_core.*"]),
-    python_requires=">=3.10",
-    install_requires=[
-        "torch>=2.6",  # weights_only holds against hostile files from here on
-        "torchvision",
-        "yacs",
-        "pycocotools",
-        "tqdm",
-        "numpy",
-        "pillow",
-        "matplotlib",
-        "pyyaml",
-    ],
-    extras_require={"fast-eval": ["faster-coco-eval>=1.8"]},  # TEST.EVALUATOR "faster_coco_eval"
-    ext_modules=[operators()],
-    cmdclass=commands,
-)
+# The licence stands here because setuptools before 77 refuses an SPDX name in pyproject.toml.
+setuptools.setup(license="BSD-2-Clause", ext_modules=[operators()], cmdclass=commands)

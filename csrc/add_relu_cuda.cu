@@ -10,7 +10,7 @@
 #include <limits>
 #include <optional>
 
-#include "add_relu.h"
+#include "check_memory.h"
 #include "vector_cuda.h"
 
 namespace fcos_core {
@@ -18,7 +18,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// One Vector a thread, the last thread has the elements that fill none. bias and shortcut may be null.
+// Each thread handles one Vector; the last thread handles the remaining elements, which may not fill a Vector. bias and
+// shortcut may be null.
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) add_relu_kernel(
     scalar_t* x,
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) add_relu_kernel(
     if (shortcut != nullptr) {
       value += static_cast<math_t>(others.value[i]);
     }
-    values.value[i] = static_cast<scalar_t>(relu && value < math_t(0) ? math_t(0) : value); // a NaN stays
+    values.value[i] = static_cast<scalar_t>(relu && value < math_t(0) ? math_t(0) : value); // keeps NaN
   }
   if (whole) {
     *reinterpret_cast<Vec*>(x + first) = values;
@@ -77,7 +78,11 @@ __global__ void __launch_bounds__(kThreads) add_relu_kernel(
 void add_relu_cuda_(
     at::Tensor x, const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& shortcut, bool relu
 ) {
-  check_add_relu_inputs(x, bias, shortcut);
+  check_memory(
+      (!bias || (bias->numel() == x.size(1) && on_device(x.device(), *bias))) &&
+          (!shortcut || (shortcut->sizes() == x.sizes() && on_device(x.device(), *shortcut))),
+      "add_relu_"
+  );
   TORCH_CHECK(
       x.is_contiguous(at::MemoryFormat::ChannelsLast) && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 &&
           x.numel() <= std::numeric_limits<int32_t>::max(),

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "assign_targets.h"
+#include "check_memory.h"
 #include "vectorized.h"
 
 namespace fcos_core {
@@ -16,7 +17,8 @@ namespace {
 
 constexpr int64_t kBlock = 64; // neighbouring locations that are compared with a box together
 
-// kBlock locations and what holds for all of them. Those beyond the last location lie nowhere.
+// kBlock locations and the bounds of their coordinates and ranges. Places after the last location hold NaN, which lies
+// in no box.
 template <typename T>
 struct Block {
   T x[kBlock], y[kBlock], lowest[kBlock], highest[kBlock];
@@ -38,8 +40,8 @@ struct Block {
     largest_highest = *std::max_element(highest, highest + n);
   }
 
-  // Whether no location of the block can belong to the box. Inside a box of side s the larger of two opposite
-  // distances is at least s / 2 and at most s, rounded as they are.
+  // Returns true if no location of the block can belong to the box. Inside a box of side s, the larger of the two
+  // opposite distances is at least s / 2 and at most s. Rounding preserves both bounds.
   bool excludes(const T* box) const {
     const T longer = std::max(box[2] - box[0], box[3] - box[1]);
     return box[0] >= right || box[2] <= left || box[1] >= bottom || box[3] <= top || longer < least_lowest ||
@@ -47,7 +49,8 @@ struct Block {
   }
 };
 
-// For each location of the block the box of least area among `boxes` [first, last) that it belongs to, -1 without.
+// Finds for each location of the block the box of least area among boxes [first, last) that it belongs to. Writes the
+// box's index minus `first`, or -1 without such a box.
 template <typename T, typename Index>
 C10_ALWAYS_INLINE void choose(
     const Block<T>& block, const T* boxes, int64_t first, int64_t last, Index* chosen
@@ -88,8 +91,8 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
     const at::Tensor& labels,
     const at::Tensor& offsets
 ) {
-  check_assign_targets_inputs(locations, ranges, boxes, labels, offsets);
-  const at::Tensor points = locations.contiguous(), limits = ranges.contiguous(), corners = boxes.contiguous();
+  check_memory(assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets), "assign_targets");
+  const at::Tensor points = locations.contiguous(), bounds = ranges.contiguous(), corners = boxes.contiguous();
   const at::Tensor classes = labels.contiguous(), ends = offsets.contiguous();
   const int64_t num_images = offsets.size(0) - 1;
   const int64_t num_locations = locations.size(0);
@@ -107,7 +110,7 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
   int64_t* out_label = assigned.mutable_data_ptr<int64_t>();
   AT_DISPATCH_FLOATING_TYPES(locations.scalar_type(), "assign_targets_cpu", [&] {
     const scalar_t* location = points.const_data_ptr<scalar_t>();
-    const scalar_t* range = limits.const_data_ptr<scalar_t>();
+    const scalar_t* range = bounds.const_data_ptr<scalar_t>();
     const scalar_t* box = corners.const_data_ptr<scalar_t>();
     auto* out_distance = reinterpret_cast<Sides<scalar_t>*>(distances.mutable_data_ptr<scalar_t>());
     at::parallel_for(0, (num_locations + kBlock - 1) / kBlock, /*grain_size=*/8, [&](int64_t begin, int64_t end) {

@@ -10,14 +10,15 @@
 #include <tuple>
 
 #include "assign_targets.h"
+#include "check_memory.h"
 
 namespace fcos_core {
 namespace {
 
 constexpr int kThreads = 256;
 
-// One thread per location, grid (blocks of locations, images). The boxes of the image come through shared memory,
-// a tile of kThreads at a time.
+// One thread handles one location; the grid is (blocks of locations, images). The block loads the boxes of its image
+// into shared memory, kThreads at a time.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) assign_targets_kernel(
     const T* locations,
@@ -33,20 +34,20 @@ __global__ void __launch_bounds__(kThreads) assign_targets_kernel(
   __shared__ T tile[kThreads][4];
   __shared__ T areas[kThreads];
   const int64_t location = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const bool exists = location < num_locations; // threads without a location still load boxes
+  const bool exists = location < num_locations; // threads without a location help to load boxes
   const T x = exists ? locations[2 * location] : T(0);
   const T y = exists ? locations[2 * location + 1] : T(0);
   const T lowest = exists ? ranges[2 * location] : T(0);
   const T highest = exists ? ranges[2 * location + 1] : T(0);
 
-  // offsets were not checked: wrong ones must not lead out of the boxes
+  // The host has not checked the values of offsets: clamp them, so that wrong ones do not lead outside of boxes.
   const int64_t first = offsets[blockIdx.y] > 0 ? offsets[blockIdx.y] : 0;
   const int64_t last = offsets[blockIdx.y + 1] < num_boxes ? offsets[blockIdx.y + 1] : num_boxes;
   T least = std::numeric_limits<T>::infinity();
   int64_t chosen = -1;
   for (int64_t start = first; start < last; start += kThreads) {
     const int count = last - start < kThreads ? static_cast<int>(last - start) : kThreads;
-    __syncthreads(); // every thread is done with the tile before
+    __syncthreads(); // all threads are done with the previous tile
     if (threadIdx.x < count) {
       const T* box = boxes + 4 * (start + threadIdx.x);
       for (int side = 0; side < 4; ++side) {
@@ -78,9 +79,13 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cuda(
     const at::Tensor& labels,
     const at::Tensor& offsets
 ) {
-  check_assign_targets_inputs(locations, ranges, boxes, labels, offsets);
+  check_memory(
+      assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets) &&
+          on_device(locations.device(), {ranges, boxes, labels, offsets}),
+      "assign_targets"
+  );
   const c10::cuda::OptionalCUDAGuard guard(locations.device());
-  const at::Tensor points = locations.contiguous(), limits = ranges.contiguous(), corners = boxes.contiguous();
+  const at::Tensor points = locations.contiguous(), bounds = ranges.contiguous(), corners = boxes.contiguous();
   const at::Tensor classes = labels.contiguous(), ends = offsets.contiguous();
   const int64_t num_images = offsets.size(0) - 1;
   const int64_t num_locations = locations.size(0);
@@ -97,7 +102,7 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cuda(
   AT_DISPATCH_FLOATING_TYPES(locations.scalar_type(), "assign_targets_cuda", [&] {
     assign_targets_kernel<scalar_t><<<grid, kThreads, 0, stream>>>(
         points.const_data_ptr<scalar_t>(),
-        limits.const_data_ptr<scalar_t>(),
+        bounds.const_data_ptr<scalar_t>(),
         corners.const_data_ptr<scalar_t>(),
         classes.const_data_ptr<int64_t>(),
         ends.const_data_ptr<int64_t>(),

@@ -13,11 +13,11 @@
 #include <limits>
 #include <tuple>
 
-#include "group_norm_relu.h"
+#include "check_memory.h"
 #include "vector_cuda.h"
 
-// A channels-last map is a matrix of pixels by channels, and each thread keeps to the channels of one Vector. What is
-// taken over pixels is taken in two steps, blocks of kPixels first, always in the same order whatever the batch.
+// A channels-last map is a matrix of pixels by channels; each thread handles the channels of one Vector. Sums over
+// pixels take two steps, the first over blocks of kPixels. Their order does not depend on the batch.
 
 namespace fcos_core {
 namespace {
@@ -25,14 +25,14 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPixels = 64;
 
-// What a block works on: pixels [first, last) of image blockIdx.y.
+// The pixels [first, last) of image blockIdx.y that a block handles.
 struct Chunk {
   int64_t start; // the image's first pixel in the batch
   int64_t first, last;
   int columns; // Vectors in a pixel
-  int column; // this thread's
-  int lane; // this thread's place among those of the column
-  int lanes; // those that work; the block's last threads may be left over
+  int column; // the thread's Vector in a pixel
+  int lane; // number of the thread among the threads of its column
+  int lanes; // threads of a column; the last threads of the block may belong to none
 
   __device__ Chunk(int64_t pixels, int columns)
       : start(blockIdx.y * pixels),
@@ -43,7 +43,7 @@ struct Chunk {
         lane(threadIdx.x / columns),
         lanes(kThreads / columns) {}
 
-  // Calls do_pixel(index of its Vector in the batch) for each pixel of this thread.
+  // Calls do_pixel(index of the Vector in the batch) for each pixel of this thread.
   template <typename Function>
   __device__ void for_each_pixel(Function do_pixel) const {
     if (lane < lanes) {
@@ -65,7 +65,8 @@ struct Norm {
   int groups;
 };
 
-// The normalization of a thread's channels, in the definition's order: it decides alike where an output is 0.
+// The normalization of a thread's channels. It computes in the order of the reference definition, so that forward and
+// backward pass agree on the outputs that are 0.
 template <typename math_t, int kSize>
 struct Channels {
   math_t mean[kSize], rstd[kSize], weight[kSize], bias[kSize];
@@ -91,7 +92,7 @@ struct Channels {
   }
 };
 
-// The sums of two numbers a channel over the lanes of the block, to result (2, channels).
+// Adds up two numbers for each channel over the lanes of the block and writes the sums to result (2, channels).
 template <typename math_t, int kSize>
 __device__ void add_lanes(
     const Chunk& chunk, const math_t (&first)[kSize], const math_t (&second)[kSize], math_t* result
@@ -117,8 +118,9 @@ __device__ void add_lanes(
   }
 }
 
-// The sums of two numbers a channel over the chunks (chunks, 2, channels) of image blockIdx.y, for the channels of
-// group blockIdx.x. Thread i < group_size has those of the group's channel i, other threads nothing.
+// Adds up two numbers for each channel of group blockIdx.x over the chunks (chunks, 2, channels) of image blockIdx.y.
+// Thread i < group_size returns the sums of the group's channel i in `first` and `second`; other threads return nothing
+// of use.
 template <typename math_t>
 __device__ void add_chunks(
     const math_t* partial, int64_t chunks, int channels, int group_size, math_t& first, math_t& second
@@ -146,12 +148,12 @@ __device__ void add_chunks(
   }
 }
 
-// Of some numbers; squares are those of their distances to the mean, so that no digits are lost.
+// Count, mean, and sum of squared distances to the mean of some numbers. Plain sums of squares would lose digits.
 template <typename math_t>
 struct Moments {
   math_t count, mean, squares;
 
-  // Those of both together (Chan et al. 1979).
+  // Combines the moments of two sets of numbers (Chan et al. 1979).
   __device__ void add(const Moments& other) {
     const math_t total = count + other.count;
     if (total > math_t(0)) {
@@ -164,7 +166,7 @@ struct Moments {
   }
 };
 
-// Per channel the mean of the chunk's pixels and the squares of their distances to it.
+// Computes for each channel the mean over the chunk's pixels and the sum of squared distances to this mean.
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads)
     moments_kernel(const scalar_t* x, int64_t pixels, int columns, math_t* partial) {
@@ -206,7 +208,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Mean and 1 / standard deviation of group blockIdx.x of image blockIdx.y.
+// Computes mean and 1 / standard deviation of group blockIdx.x of image blockIdx.y.
 template <typename math_t>
 __global__ void __launch_bounds__(kThreads) statistics_kernel(
     const math_t* partial, int64_t pixels, int64_t chunks, int channels, math_t epsilon, math_t* means, math_t* rstds
@@ -224,16 +226,19 @@ __global__ void __launch_bounds__(kThreads) statistics_kernel(
       own.add({count, image[chunk * 2 * channels], image[(chunk * 2 + 1) * channels]});
     }
   }
-  for (int threads = kThreads; threads > 1; threads /= 2) { // the upper half's to the lower half
-    counts[thread] = own.count;
-    part_means[thread] = own.mean;
-    part_squares[thread] = own.squares;
+  // The lower half of the threads adds the moments of the upper half. One barrier a round is enough: while slow threads
+  // still read the upper half's places, the next round writes only the lower half's.
+  for (int threads = kThreads; threads > 1; threads /= 2) {
+    if (thread < threads) {
+      counts[thread] = own.count;
+      part_means[thread] = own.mean;
+      part_squares[thread] = own.squares;
+    }
     __syncthreads();
     const int other = thread + threads / 2;
     if (other < threads) {
       own.add({counts[other], part_means[other], part_squares[other]});
     }
-    __syncthreads();
   }
   if (thread == 0) {
     const int64_t group = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
@@ -242,6 +247,7 @@ __global__ void __launch_bounds__(kThreads) statistics_kernel(
   }
 }
 
+// Writes the normalized and rectified x.
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) normalize_kernel(
     const scalar_t* x,
@@ -258,13 +264,13 @@ __global__ void __launch_bounds__(kThreads) normalize_kernel(
 #pragma unroll
     for (int i = 0; i < Vec::kSize; ++i) {
       const math_t value = channels.output(i, channels.normalized(i, static_cast<math_t>(vector.value[i])));
-      vector.value[i] = static_cast<scalar_t>(value < math_t(0) ? math_t(0) : value); // a NaN stays
+      vector.value[i] = static_cast<scalar_t>(value < math_t(0) ? math_t(0) : value); // keeps NaN
     }
     reinterpret_cast<Vec*>(y)[index] = vector;
   });
 }
 
-// Per channel the sum of the gradients that pass the rectifier, and of them times the normalized x.
+// Sums for each channel the gradients that pass the ReLU, and these gradients times the normalized x.
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(
     const scalar_t* grad,
@@ -295,8 +301,8 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(
   add_lanes(chunk, sum, product, partial + block * 2 * columns * Vec::kSize);
 }
 
-// Adds up the chunks: per channel for weight and bias, (images, 2, channels), and weighted per group, (images,
-// groups, 2), as means over the elements that a group's statistics come from.
+// Adds up the sums of the chunks. Writes the sums of each channel for the gradients of weight and bias, (images, 2,
+// channels), and for each group the means of the weighted sums over the group's elements, (images, groups, 2).
 template <typename math_t>
 __global__ void __launch_bounds__(kThreads) gradient_means_kernel(
     const math_t* partial,
@@ -334,6 +340,7 @@ __global__ void __launch_bounds__(kThreads) gradient_means_kernel(
   result[1] = product / count;
 }
 
+// Writes the gradient of x.
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) gradient_kernel(
     const scalar_t* grad,
@@ -347,7 +354,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(
   using Vec = Vector<scalar_t>;
   const Chunk chunk(pixels, columns);
   const Channels<math_t, Vec::kSize> channels(chunk, norm);
-  math_t sums[Vec::kSize], products[Vec::kSize]; // as means over the group
+  math_t sums[Vec::kSize], products[Vec::kSize]; // means over the group
   const int group_size = columns * Vec::kSize / norm.groups;
   for (int i = 0; i < Vec::kSize; ++i) {
     const int group = (chunk.column * Vec::kSize + i) / group_size;
@@ -370,7 +377,12 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(
   });
 }
 
-void check_fits(const at::Tensor& x, int64_t groups) {
+void check_fits(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups) {
+  check_memory(
+      x.dim() == 4 && groups > 0 && x.size(1) % groups == 0 && weight.numel() == x.size(1) &&
+          bias.numel() == x.size(1) && on_device(x.device(), {weight, bias}),
+      "group_norm_relu"
+  );
   constexpr int64_t kVectorBytes = 16;
   const int64_t bytes = x.size(1) * x.element_size();
   TORCH_CHECK(
@@ -387,7 +399,7 @@ void check_fits(const at::Tensor& x, int64_t groups) {
   );
 }
 
-// How the kernels divide x (N, C, H, W): by chunks of pixels, or by groups, and images.
+// Sizes of x (N, C, H, W) and of the grids: chunks of pixels by images, or groups by images.
 struct Division {
   int64_t images, pixels, chunks;
   int channels, groups;
@@ -407,15 +419,17 @@ struct Division {
     return dim3(static_cast<unsigned int>(groups), static_cast<unsigned int>(images));
   }
 
-  // Two numbers for each channel of each chunk.
+  // Returns memory for two numbers for each channel of each chunk.
   at::Tensor partial(const at::Tensor& like) const {
     return at::empty({images, chunks, 2, channels}, like.options());
   }
 };
 
-// The parameters of the kernels, all contiguous.
+// Returns the pointers that the kernels take. All tensors must be contiguous.
 template <typename math_t>
-Norm<math_t> norm_of(const at::Tensor& means, const at::Tensor& rstds, const at::Tensor& weights, const at::Tensor& biases) {
+Norm<math_t> norm_of(
+    const at::Tensor& means, const at::Tensor& rstds, const at::Tensor& weights, const at::Tensor& biases
+) {
   return {
       means.const_data_ptr<math_t>(),
       rstds.const_data_ptr<math_t>(),
@@ -428,8 +442,7 @@ Norm<math_t> norm_of(const at::Tensor& means, const at::Tensor& rstds, const at:
 std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_cuda(
     const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double epsilon
 ) {
-  check_group_norm_relu_inputs(input, weight, bias, groups);
-  check_fits(input, groups);
+  check_fits(input, weight, bias, groups);
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const at::Tensor x = aligned(input, at::MemoryFormat::ChannelsLast);
   const at::Tensor weights = weight.contiguous(), biases = bias.contiguous();
@@ -477,21 +490,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_relu_backward_cuda(
     const at::Tensor& mean,
     const at::Tensor& rstd
 ) {
-  TORCH_CHECK(mean.dim() == 2, "group_norm_relu_backward: mean must have shape (N, groups), it has ", mean.sizes(), ".");
-  const int64_t groups = mean.size(1);
-  check_group_norm_relu_inputs(input, weight, bias, groups);
-  check_fits(input, groups);
-  TORCH_CHECK(
-      output_gradient.sizes() == input.sizes() && mean.size(0) == input.size(0) && mean.sizes() == rstd.sizes(),
-      "group_norm_relu_backward: grad must have x's shape ",
-      input.sizes(),
-      ", and mean and rstd that which group_norm_relu gave them; they have ",
-      output_gradient.sizes(),
-      ", ",
-      mean.sizes(),
-      " and ",
-      rstd.sizes(),
-      "."
+  const int64_t groups = mean.size(-1);
+  check_fits(input, weight, bias, groups);
+  check_memory(
+      output_gradient.sizes() == input.sizes() && mean.dim() == 2 && mean.size(0) == input.size(0) &&
+          rstd.sizes() == mean.sizes() && on_device(input.device(), {output_gradient, mean, rstd}),
+      "group_norm_relu_backward"
   );
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const at::Tensor x = aligned(input, at::MemoryFormat::ChannelsLast);

@@ -8,19 +8,20 @@
 #include <limits>
 #include <vector>
 
+#include "check_memory.h"
 #include "nms.h"
 #include "vectorized.h"
 
 namespace fcos_core {
 namespace {
 
-// Columns of boxes, each contiguous, so that one box is compared with many at once.
+// Coordinates of boxes, each contiguous, so that vector instructions compare one box with many.
 template <typename T>
 struct Columns {
   const T *x1, *y1, *x2, *y2;
 };
 
-// Clears `alive` of those boxes of [first, last) that overlap box i.
+// Clears `alive` of the boxes in [first, last) that overlap box i.
 template <typename T, typename Flag>
 C10_ALWAYS_INLINE void suppress(
     const Columns<T>& boxes, int64_t i, int64_t first, int64_t last, T threshold, Flag* alive
@@ -47,7 +48,7 @@ FCOS_VECTORIZED void suppress_overlapping(
 at::Tensor nms_mask_cpu(
     const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups, double iou_threshold
 ) {
-  check_nms_inputs(boxes, scores, groups, iou_threshold);
+  check_memory(nms_sizes_fit(boxes, scores, groups), "nms_mask");
   const int64_t n = boxes.size(0);
   at::Tensor keep = at::empty({n}, boxes.options().dtype(at::kBool));
   const at::Tensor order = order_by_group_and_score(scores, groups);
@@ -73,7 +74,7 @@ at::Tensor nms_mask_cpu(
     const auto segments = static_cast<int64_t>(bounds.size()) - 1;
     at::parallel_for(0, segments, /*grain_size=*/1, [&](int64_t first, int64_t last) {
       for (int64_t s = first; s < last; ++s) {
-        // empty slots come last in their segment
+        // Empty slots come last in their segment.
         const int64_t end = std::find(is_box + bounds[s], is_box + bounds[s + 1], false) - is_box;
         for (int64_t i = bounds[s]; i < end; ++i) {
           if (alive[i]) {

@@ -9,14 +9,15 @@
 #include <cstdint>
 #include <limits>
 
+#include "check_memory.h"
 #include "nms.h"
 
 namespace fcos_core {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kChunk = 64; // boxes that are decided together, one bit each
-constexpr int kPairs = 8; // of them compared with one box by one thread, the bits of a byte
+constexpr int kChunk = 64; // boxes that are decided together, one bit for each
+constexpr int kPairs = 8; // boxes of a chunk that one thread compares with one box, one bit of a byte for each
 static_assert(kChunk * kChunk == kThreads * kPairs);
 
 template <typename T>
@@ -24,12 +25,12 @@ struct alignas(16) Box {
   T side[4];
 };
 
-// One block per box, of which only the block of each segment's first box works, so the host need not count
-// segments. boxes and alive are in sorted order; ends[i] is one past the last box of the segment of box i. alive
-// is false in empty slots when the kernel starts.
+// The grid has one block for each box, but only the block of a segment's first box works. So the host need not wait
+// for the number of segments. boxes and alive are in sorted order; ends[i] is one past the last box of the segment of
+// box i. alive is false in empty slots when the kernel starts.
 //
-// The block goes through its segment in chunks. In a chunk every pair is compared at once, one thread goes through
-// the bits that this gives, and what is kept is compared with all boxes after the chunk.
+// The block walks through its segment in chunks. Within a chunk, all pairs are compared at once; one thread then
+// decides from the resulting bits which boxes are kept; and the kept boxes are compared with all boxes after the chunk.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     nms_mask_kernel(const Box<T>* boxes, const int64_t* ends, T threshold, bool* alive) {
@@ -41,11 +42,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = blockIdx.x;
   const int64_t end = ends[begin];
   if (begin > 0 && ends[begin - 1] == end) {
-    return; // the whole block leaves, so no barrier below waits for it
+    return; // all threads of the block return, so no barrier below waits for them
   }
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t start = begin; start < end; start += kChunk) {
-    __syncthreads(); // the chunk before has written its flags and is done with shared memory
+    __syncthreads(); // all threads are done with the flags and the shared memory of the previous chunk
     if (thread < kChunk) { // whole warps
       const bool exists = start + thread < end;
       const unsigned int half = __ballot_sync(0xffffffffu, exists && alive[start + thread]);
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(kThreads)
 at::Tensor nms_mask_cuda(
     const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups, double iou_threshold
 ) {
-  check_nms_inputs(boxes, scores, groups, iou_threshold);
+  check_memory(nms_sizes_fit(boxes, scores, groups), "nms_mask");
   const c10::cuda::OptionalCUDAGuard guard(boxes.device());
   const int64_t n = boxes.size(0);
   TORCH_CHECK(

@@ -11,16 +11,17 @@
 #include <tuple>
 #include <vector>
 
+#include "check_memory.h"
 #include "sigmoid_focal_loss.h"
 #include "vectorized.h"
 
 namespace fcos_core {
 namespace {
 
-constexpr int64_t kBlock = 1024; // elements that are worked on together, in the first-level cache
+constexpr int64_t kBlock = 1024; // elements of one step; they fit into the first-level cache
 constexpr int64_t kBlocksPerTask = 8;
 
-// What an element is: its sign in the logit of the true answer, 0 where it is ignored.
+// The true answer for an element: positive, negative or ignored.
 enum : int32_t { kNegative = -1, kIgnored = 0, kPositive = 1 };
 
 template <typename T, bool kSquare>
@@ -37,7 +38,7 @@ C10_ALWAYS_INLINE void evaluate(
   }
 }
 
-// Losses and derivatives of n elements.
+// Computes losses and derivatives of n elements.
 FCOS_VECTORIZED void evaluate_block(
     const float* logit, const int32_t* answer, int64_t n, FocalLoss<float> focal, float* loss, float* derivative
 ) {
@@ -63,22 +64,22 @@ void evaluate_block(
   }
 }
 
-// The answers of elements [first, last) of row-major (rows, columns).
+// Writes the answers of elements [first, last) of a row-major matrix (rows, columns).
 void fill_answers(const int64_t* label, int64_t columns, int64_t first, int64_t last, int32_t* answer) {
   int64_t row = first / columns;
   for (int64_t begin = row * columns; begin < last; begin += columns, ++row) {
     const int64_t from = std::max(begin, first);
     const int64_t to = std::min(begin + columns, last);
     std::fill(answer + (from - first), answer + (to - first), label[row] < 0 ? kIgnored : kNegative);
-    // compared without adding, which could overflow
+    // The range of the label is checked first, because begin + label could overflow.
     if (label[row] >= 1 && label[row] <= columns && begin + label[row] - 1 >= from && begin + label[row] - 1 < to) {
       answer[begin + label[row] - 1 - first] = kPositive;
     }
   }
 }
 
-// Calls body(first, n, losses, derivatives) for every block of elements of logits (contiguous), which are of the
-// math type of scalar_t and the body's to change. Blocks are the same for any number of threads.
+// Calls body(first, n, losses, derivatives) for every block of elements of logits (contiguous). Losses and derivatives
+// have the math type of scalar_t. The blocks do not depend on the number of threads, so results do not either.
 template <typename scalar_t, typename Body>
 void for_each_block(
     const at::Tensor& logits, const at::Tensor& labels, double gamma, double alpha, const Body& body
@@ -102,61 +103,7 @@ void for_each_block(
   });
 }
 
-at::Tensor sigmoid_focal_loss_cpu(
-    const at::Tensor& logits, const at::Tensor& targets, double gamma, double alpha
-) {
-  check_focal_loss_inputs(logits, targets, gamma, alpha);
-  const at::Tensor x = logits.contiguous();
-  const at::Tensor labels = targets.to(at::kLong).contiguous();
-  at::Tensor losses = at::empty_like(x);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_cpu", [&] {
-    using math_t = at::opmath_type<scalar_t>;
-    scalar_t* result = losses.mutable_data_ptr<scalar_t>();
-    for_each_block<scalar_t>(x, labels, gamma, alpha, [&](int64_t first, int64_t n, math_t* loss, math_t*) {
-      std::copy(loss, loss + n, result + first);
-    });
-  });
-  return losses;
-}
-
-at::Tensor sigmoid_focal_loss_backward_cpu(
-    const at::Tensor& grad, const at::Tensor& logits, const at::Tensor& targets, double gamma, double alpha
-) {
-  check_focal_loss_inputs(logits, targets, gamma, alpha);
-  check_focal_loss_grad(grad, logits);
-  const at::Tensor x = logits.contiguous();
-  const at::Tensor labels = targets.to(at::kLong).contiguous();
-  at::Tensor result = at::empty_like(x);
-  AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_backward_cpu", [&] {
-        using math_t = at::opmath_type<scalar_t>;
-        // grad is read through its strides: after .sum() it is one number expanded, and a copy would cost a
-        // whole tensor
-        const scalar_t* upstream = grad.const_data_ptr<scalar_t>();
-        const int64_t row_stride = grad.stride(0);
-        const int64_t column_stride = grad.stride(1);
-        const int64_t columns = x.size(1);
-        scalar_t* out = result.mutable_data_ptr<scalar_t>();
-        for_each_block<scalar_t>(
-            x, labels, gamma, alpha, [&](int64_t first, int64_t n, math_t*, math_t* derivative) {
-              int64_t row = first / columns;
-              int64_t column = first - row * columns;
-              for (int64_t i = 0; i < n; ++i) {
-                const auto g = static_cast<math_t>(upstream[row * row_stride + column * column_stride]);
-                out[first + i] = static_cast<scalar_t>(g * derivative[i]);
-                if (++column == columns) {
-                  column = 0;
-                  ++row;
-                }
-              }
-            }
-        );
-      }
-  );
-  return result;
-}
-
-// The sum of a block's losses, in lanes that the compiler can keep in one vector register.
+// Returns the sum of a block's losses. The compiler can keep the lanes in one vector register.
 template <typename T>
 double sum_of(const T* loss, int64_t n) {
   constexpr int64_t kLanes = 16;
@@ -178,8 +125,7 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cpu(
     double alpha,
     bool with_grad
 ) {
-  check_focal_loss_inputs(logits, targets, gamma, alpha);
-  check_focal_loss_scale("sigmoid_focal_loss_sum: scale", scale, logits);
+  check_memory(focal_loss_sizes_fit(logits, targets, scale), "sigmoid_focal_loss_sum");
   const at::Tensor x = logits.contiguous();
   const at::Tensor labels = targets.to(at::kLong).contiguous();
   at::Tensor loss = at::empty({}, scale.options());
@@ -188,7 +134,8 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cpu(
       at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_sum_cpu", [&] {
         using math_t = at::opmath_type<scalar_t>;
         const math_t factor = *scale.const_data_ptr<math_t>();
-        std::vector<double> sums((x.numel() + kBlock - 1) / kBlock); // in double they add without loss
+        // The sums of the blocks are added in double, so that no digits are lost.
+        std::vector<double> sums((x.numel() + kBlock - 1) / kBlock);
         scalar_t* out = with_grad ? grad.mutable_data_ptr<scalar_t>() : nullptr;
         for_each_block<scalar_t>(
             x, labels, gamma, alpha, [&](int64_t first, int64_t n, math_t* losses, math_t* derivative) {
@@ -206,7 +153,6 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cpu(
 }
 
 void scale_gradient_cpu_(at::Tensor gradient, const at::Tensor& factor) {
-  check_focal_loss_scale("scale_gradient_: factor", factor, gradient);
   if (factor.item().toDouble() != 1) {
     gradient.mul_(factor);
   }
@@ -215,8 +161,6 @@ void scale_gradient_cpu_(at::Tensor gradient, const at::Tensor& factor) {
 } // namespace
 
 TORCH_LIBRARY_IMPL(fcos_core, CPU, m) {
-  m.impl("sigmoid_focal_loss", &sigmoid_focal_loss_cpu);
-  m.impl("sigmoid_focal_loss_backward", &sigmoid_focal_loss_backward_cpu);
   m.impl("sigmoid_focal_loss_sum", &sigmoid_focal_loss_sum_cpu);
   m.impl("scale_gradient_", &scale_gradient_cpu_);
 }

@@ -13,6 +13,7 @@
 #include <limits>
 #include <tuple>
 
+#include "check_memory.h"
 #include "sigmoid_focal_loss.h"
 #include "vector_cuda.h"
 
@@ -20,62 +21,9 @@ namespace fcos_core {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 65536; // beyond this the grid-stride loop takes over
 
-unsigned int blocks_for(int64_t elements) {
-  return static_cast<unsigned int>(std::min((elements + kThreads - 1) / kThreads, kMaxBlocks));
-}
-
-template <typename scalar_t, typename math_t>
-__global__ void loss_kernel(
-    const scalar_t* logits,
-    const int64_t* labels,
-    FocalLoss<math_t> focal,
-    int64_t elements,
-    int64_t columns,
-    scalar_t* losses
-) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < elements; i += step) {
-    const int64_t row = i / columns;
-    const int64_t column = i - row * columns;
-    const int64_t label = labels[row];
-    const bool positive = label == column + 1;
-    const auto value = focal.template at<false>(static_cast<math_t>(logits[i]), positive);
-    const math_t loss = focal.weight(positive) * value.modulation * value.cross_entropy;
-    losses[i] = static_cast<scalar_t>(label < 0 ? math_t(0) : loss);
-  }
-}
-
-// grad is read through its strides: after .sum() it is one number expanded, and a copy would cost a whole
-// tensor
-template <typename scalar_t, typename math_t>
-__global__ void backward_kernel(
-    const scalar_t* grad,
-    int64_t grad_row_stride,
-    int64_t grad_column_stride,
-    const scalar_t* logits,
-    const int64_t* labels,
-    FocalLoss<math_t> focal,
-    int64_t elements,
-    int64_t columns,
-    scalar_t* result
-) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < elements; i += step) {
-    const int64_t row = i / columns;
-    const int64_t column = i - row * columns;
-    const int64_t label = labels[row];
-    const auto g = static_cast<math_t>(grad[row * grad_row_stride + column * grad_column_stride]);
-    const bool positive = label == column + 1;
-    const auto value = focal.template at<false>(static_cast<math_t>(logits[i]), positive);
-    const math_t derivative = g * focal.weight_of_slope(positive) * value.modulation * value.slope;
-    result[i] = static_cast<scalar_t>(label < 0 ? math_t(0) : derivative);
-  }
-}
-
-// Losses and derivatives of neighbours in one pass: turns a vector of logits into derivatives times `scale` and
-// returns the sum of the losses. The first logit stands at `column` of the row whose label is *label.
+// Replaces a vector of neighbouring logits by their derivatives times `scale` and returns the sum of their losses. The
+// first logit stands at `column` of the row whose label is *label.
 template <bool kSquare, typename scalar_t, typename math_t>
 __device__ math_t evaluate(
     Vector<scalar_t>& vector,
@@ -89,7 +37,7 @@ __device__ math_t evaluate(
   math_t sum = 0;
   int64_t truth = *label;
   const bool one_row = column + kSize <= columns;
-  if (one_row && truth >= 0 && (truth <= column || truth > column + kSize)) { // all negatives, as nearly always
+  if (one_row && truth >= 0 && (truth <= column || truth > column + kSize)) { // all are negatives, the usual case
     const math_t weight = focal.weight_of_slope(false) * scale;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
@@ -116,7 +64,7 @@ __device__ math_t evaluate(
   return sum;
 }
 
-// The sum of `value` over the block, in its first thread, always added in the same order.
+// Returns the sum of `value` over the block to its first thread. The order of additions is fixed.
 template <typename T>
 __device__ T block_sum(T value) {
   __shared__ T warps[kThreads / 32];
@@ -134,8 +82,8 @@ __device__ T block_sum(T value) {
   return sum;
 }
 
-// Block b takes `rows` rows from row b * rows on, the last block what is left, in vectors; rows is a multiple of a
-// vector's size, so that every block begins at a whole vector. grad may be null.
+// Block b handles the rows from b * rows up to (b + 1) * rows, the last block those that are left. rows is a multiple
+// of a vector's size, so that every block begins at a whole vector. grad may be null.
 template <typename scalar_t, typename math_t, bool kSquare>
 __global__ void __launch_bounds__(kThreads) sum_kernel(
     const scalar_t* logits,
@@ -181,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(
       }
     }
   }
-  // what is left after the last block's vectors
+  // The elements of the last block that do not fill a vector.
   const unsigned int index = vectors * Vec::kSize + threadIdx.x;
   if (index < elements) {
     const auto place = columns.divmod(index);
@@ -201,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(
   }
 }
 
-// Multiplies the elements by *factor; where that is 1, every thread leaves at once.
+// Multiplies the elements by *factor. All threads return at once if it is 1.
 template <typename scalar_t, typename math_t>
 __global__ void __launch_bounds__(kThreads) scale_kernel(scalar_t* values, int64_t elements, const math_t* factor) {
   using Vec = Vector<scalar_t>;
@@ -226,68 +174,6 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(scalar_t* values, int64
   }
 }
 
-at::Tensor sigmoid_focal_loss_cuda(
-    const at::Tensor& logits, const at::Tensor& targets, double gamma, double alpha
-) {
-  check_focal_loss_inputs(logits, targets, gamma, alpha);
-  const c10::cuda::OptionalCUDAGuard guard(logits.device());
-  const at::Tensor x = logits.contiguous();
-  const at::Tensor labels = targets.to(at::kLong).contiguous();
-  at::Tensor losses = at::empty_like(x);
-  if (x.numel() == 0) {
-    return losses;
-  }
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_cuda", [&] {
-    using math_t = at::opmath_type<scalar_t>;
-    const FocalLoss<math_t> focal{static_cast<math_t>(gamma), static_cast<math_t>(alpha)};
-    loss_kernel<scalar_t, math_t><<<blocks_for(x.numel()), kThreads, 0, stream>>>(
-        x.const_data_ptr<scalar_t>(),
-        labels.const_data_ptr<int64_t>(),
-        focal,
-        x.numel(),
-        x.size(1),
-        losses.mutable_data_ptr<scalar_t>()
-    );
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-  return losses;
-}
-
-at::Tensor sigmoid_focal_loss_backward_cuda(
-    const at::Tensor& grad, const at::Tensor& logits, const at::Tensor& targets, double gamma, double alpha
-) {
-  check_focal_loss_inputs(logits, targets, gamma, alpha);
-  check_focal_loss_grad(grad, logits);
-  const c10::cuda::OptionalCUDAGuard guard(logits.device());
-  const at::Tensor x = logits.contiguous();
-  const at::Tensor labels = targets.to(at::kLong).contiguous();
-  at::Tensor result = at::empty_like(x);
-  if (x.numel() == 0) {
-    return result;
-  }
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, x.scalar_type(), "sigmoid_focal_loss_backward_cuda", [&] {
-        using math_t = at::opmath_type<scalar_t>;
-        const FocalLoss<math_t> focal{static_cast<math_t>(gamma), static_cast<math_t>(alpha)};
-        backward_kernel<scalar_t, math_t><<<blocks_for(x.numel()), kThreads, 0, stream>>>(
-            grad.const_data_ptr<scalar_t>(),
-            grad.stride(0),
-            grad.stride(1),
-            x.const_data_ptr<scalar_t>(),
-            labels.const_data_ptr<int64_t>(),
-            focal,
-            x.numel(),
-            x.size(1),
-            result.mutable_data_ptr<scalar_t>()
-        );
-        C10_CUDA_KERNEL_LAUNCH_CHECK();
-      }
-  );
-  return result;
-}
-
 std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cuda(
     const at::Tensor& logits,
     const at::Tensor& targets,
@@ -296,8 +182,10 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cuda(
     double alpha,
     bool with_grad
 ) {
-  check_focal_loss_inputs(logits, targets, gamma, alpha);
-  check_focal_loss_scale("sigmoid_focal_loss_sum: scale", scale, logits);
+  check_memory(
+      focal_loss_sizes_fit(logits, targets, scale) && on_device(logits.device(), {targets, scale}),
+      "sigmoid_focal_loss_sum"
+  );
   const c10::cuda::OptionalCUDAGuard guard(logits.device());
   const at::Tensor x = aligned(logits);
   const at::Tensor labels = targets.to(at::kLong).contiguous();
@@ -341,7 +229,7 @@ std::tuple<at::Tensor, at::Tensor> sigmoid_focal_loss_sum_cuda(
 }
 
 void scale_gradient_cuda_(at::Tensor gradient, const at::Tensor& factor) {
-  check_focal_loss_scale("scale_gradient_: factor", factor, gradient);
+  check_memory(factor.numel() == 1 && on_device(gradient.device(), factor), "scale_gradient_");
   const c10::cuda::OptionalCUDAGuard guard(gradient.device());
   TORCH_CHECK(
       gradient.is_contiguous() && reinterpret_cast<uintptr_t>(gradient.const_data_ptr()) % 16 == 0,
@@ -354,9 +242,9 @@ void scale_gradient_cuda_(at::Tensor gradient, const at::Tensor& factor) {
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, gradient.scalar_type(), "scale_gradient_cuda_", [&] {
         using math_t = at::opmath_type<scalar_t>;
-        // few blocks, since most often they only leave
-        const unsigned int blocks = std::min(blocks_for(gradient.numel()), 2048u);
-        scale_kernel<scalar_t, math_t><<<blocks, kThreads, 0, stream>>>(
+        // Few blocks are enough, because most often the factor is 1 and they return at once.
+        const int64_t blocks = std::min<int64_t>((gradient.numel() + kThreads - 1) / kThreads, 2048);
+        scale_kernel<scalar_t, math_t><<<static_cast<unsigned int>(blocks), kThreads, 0, stream>>>(
             gradient.mutable_data_ptr<scalar_t>(), gradient.numel(), factor.const_data_ptr<math_t>()
         );
         C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -367,8 +255,6 @@ void scale_gradient_cuda_(at::Tensor gradient, const at::Tensor& factor) {
 } // namespace
 
 TORCH_LIBRARY_IMPL(fcos_core, CUDA, m) {
-  m.impl("sigmoid_focal_loss", &sigmoid_focal_loss_cuda);
-  m.impl("sigmoid_focal_loss_backward", &sigmoid_focal_loss_backward_cuda);
   m.impl("sigmoid_focal_loss_sum", &sigmoid_focal_loss_sum_cuda);
   m.impl("scale_gradient_", &scale_gradient_cuda_);
 }

@@ -1,21 +1,21 @@
-"""The error that a user can mend."""
+"""Errors that the user can correct, and the check that raises them."""
 
 from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """Error in the user's input: config, data, weights or machine.
 
-    The message is for reading, not for debugging: what was wrong, where (file, key, image id), what to do.
-    Programs under tools/ print it as one line without a traceback.
+    The message names the fault, its place (file, key, image id) and the remedy. Programs under tools/ print it as one
+    line without a traceback.
     """
 
 
 class LostProcessError(RuntimeError):
-    """Another process of the run has gone, or does not answer; what happened to it is for it to say."""
+    """Another rank exited or does not answer; see its log."""
 
 
-def require(holds: bool, key: str, value: Any, wanted: str) -> None:
-    """Raise `InputError` with the config key, its value and what to write instead, unless `holds`."""
-    if not holds:
+def require(valid: bool, key: str, value: Any, wanted: str) -> None:
+    """Raise `InputError` with the config key, its value and the wanted value unless `valid`."""
+    if not valid:
         raise InputError(f"{key} is {value!r}: write {wanted}.")

@@ -1,7 +1,7 @@
-"""Measure the detector beside what people would use instead: python tools/benchmark.py [--MEASURE ...] [options]
+"""Measure the detector beside its alternatives: python tools/benchmark.py [--MEASURE ...] [options].
 
-Without a measure, all are taken. Tables are printed as they are made, in Markdown; --json writes them to a file with
-the machine, the versions and the command line. docs/benchmarks.md explains the measures.
+Without a measure, all measures run. Each table is printed as Markdown when it is complete. --json also writes the
+tables to a file, with the machine, the versions and the command line. docs/benchmarks.md explains the measures.
 """
 
 import argparse
@@ -10,11 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+
 from benchmarks import data, evaluation, growth, inference, operators, published, training
 from benchmarks.models import load_config
 from benchmarks.report import Table, write_json
 from benchmarks.settings import Settings, default_settings
-
 from fcos_core.engine.program import run_program
 from fcos_core.utils.collect_env import collect_env_info
 
@@ -35,10 +35,11 @@ MEASURES: dict[str, Callable[[Settings], list[Table]]] = {
 
 
 def main() -> None:
+    """Run the measures of the command line and print their tables."""
     arguments = parse_arguments()
     settings = make_settings(arguments)
     for model in settings.models:
-        load_config(model, settings.device)  # a name that is wrong should show before minutes have passed
+        load_config(model, settings.device)  # report a wrong name before minutes of measuring
     print(f"```\n{collect_env_info()}\n```", flush=True)
     tables = {}
     for name in [name for name in MEASURES if vars(arguments)[name]] or MEASURES:
@@ -50,6 +51,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     measures = parser.add_argument_group("measures")
     for name, measure in MEASURES.items():
@@ -57,26 +59,30 @@ def parse_arguments() -> argparse.Namespace:
     options = parser.add_argument_group("options; the defaults depend on the device")
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--models", nargs="+", metavar="NAME", help="files of configs/fcos, without .yaml")
-    options.add_argument("--height", type=int, help="of the input in pixels")
-    options.add_argument("--width", type=int, help="of the input in pixels")
-    options.add_argument("--batch", type=int, help="images a batch for throughput, operators and the loader")
-    options.add_argument("--train-batch", type=int, help="images a training step")
-    options.add_argument("--candidates", type=int, help="class scores above the threshold, an image")
+    options.add_argument("--height", type=int, help="height of the input in pixels")
+    options.add_argument("--width", type=int, help="width of the input in pixels")
+    options.add_argument("--batch", type=int, help="images per batch for throughput, operators and the loader")
+    options.add_argument("--train-batch", type=int, help="images per training step")
+    options.add_argument("--candidates", type=int, help="class scores per image above the threshold")
     options.add_argument("--rounds", type=int, help="measurements of each contender")
-    options.add_argument("--warmup", type=int, help="calls before the first measurement")
+    options.add_argument("--warmup", type=int, help="calls of each contender before its first measurement")
     options.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), help="of ours where one is measured"
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision of ours in the measures that take only one",
     )
     options.add_argument(
-        "--coco-scale", type=float, help="size of annotation file and evaluation, as a share of COCO's"
+        "--coco-scale", type=float, help="size of annotation file and evaluation, as a share of COCO's size"
     )
-    options.add_argument("--image-folder", metavar="FOLDER", help="JPEG files for the loader, in place of drawn ones")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables there too")
+    options.add_argument(
+        "--image-folder", metavar="FOLDER", help="folder of JPEG files for the loader; drawn images without it"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file that the tables are also written to")
     return parser.parse_args()
 
 
 def make_settings(arguments: argparse.Namespace) -> Settings:
-    """What the command line says, and the device's defaults."""
+    """Combine the command line with the defaults of the device."""
     given = {field.name: vars(arguments)[field.name] for field in fields(Settings)}
     given = {name: value for name, value in given.items() if value is not None}
     chosen = {**default_settings(arguments.device), **given}

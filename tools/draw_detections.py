@@ -1,7 +1,9 @@
-"""Draw detections of tested datasets: python tools/draw_detections.py --config-file FILE [--count N] [KEY VALUE ...]
+"""Draw the detections of a tested model.
 
-Reads OUTPUT_DIR/inference/DATASET/bbox.json, which tools/test_net.py wrote, and writes a PNG an image to
-OUTPUT_DIR/pictures/DATASET, and OUTPUT_DIR/pictures/losses.png where training left metrics.jsonl.
+    python tools/draw_detections.py --config-file FILE [--count N] [--threshold T] [KEY VALUE ...]
+
+Reads OUTPUT_DIR/inference/DATASET/bbox.json, which tools/test_net.py wrote. Writes one PNG for each image to
+OUTPUT_DIR/pictures/DATASET, and the loss curve to OUTPUT_DIR/pictures/losses.png if training left a metrics.jsonl.
 """
 
 import json
@@ -20,7 +22,7 @@ from fcos_core.visualize.detections import draw_detections
 
 
 def read_detections(path: Path) -> dict[int, list[dict]]:
-    """Image id to the entries of a file in COCO's result format."""
+    """Read a file in COCO's result format; return its entries by image id."""
     if not path.is_file():
         raise InputError(f"'{path}' does not exist; run tools/test_net.py with this config first.")
     by_image = defaultdict(list)
@@ -30,6 +32,7 @@ def read_detections(path: Path) -> dict[int, list[dict]]:
 
 
 def main() -> None:
+    """Draw every dataset of DATASETS.TEST."""
     parser = config_parser(__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=12, help="images to draw of each dataset")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score drawn")
@@ -44,7 +47,7 @@ def main() -> None:
 
 
 def draw_dataset(config: Config, name: str, output: Path, count: int, threshold: float) -> None:
-    """Write pictures of the first `count` images of one dataset."""
+    """Draw the first `count` images of one dataset, with detections scored `threshold` or more."""
     dataset = build_dataset(config, name, is_train=False)
     detections = read_detections(output / "inference" / name / "bbox.json")
     folder = output / "pictures" / name

@@ -1,4 +1,7 @@
-"""Multiply-adds of backbone and neck: python tools/flops.py [--config-file FILE | --all]"""
+"""Count the multiply-adds of backbone and neck.
+
+Usage: python tools/flops.py [--config-file FILE | --all]
+"""
 
 import argparse
 from pathlib import Path
@@ -12,7 +15,7 @@ from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fcos"
-# GFLOPs that the authors of HRNet-FCOS report for the models of their table.
+# GFLOPs in the published table of HRNet-FCOS.
 PUBLISHED = {
     "fcos_R_50_5l_2x": 90.6,
     "fcos_hrnet_w18_5l_2x": 80.6,
@@ -31,22 +34,23 @@ PUBLISHED = {
 
 
 def count(config_file: Path, height: int = 768, width: int = 1280) -> tuple[int, float]:
-    """Parameters of the whole model, and convolution multiply-adds / 1e9 of its backbone and neck."""
+    """Count the parameters of the whole model, and the multiply-adds / 1e9 of its backbone and neck."""
     config = cfg.clone()
     config.merge_from_file(str(config_file))
-    # Shapes are all that counting needs.
+    # Counting needs shapes only, so the meta device saves memory and time.
     with torch.device("meta"):
         model = build_detection_model(config).eval()
         image = torch.empty(1, 3, height, width)
     with FlopCounterMode(display=False) as counter:
         model.backbone(image)
-    # The counter takes a multiply-add as two operations.
+    # The counter counts a multiply-add as two operations.
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2 / 1e9
 
 
 def main() -> None:
+    """Print a table of parameters and multiply-adds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", metavar="FILE", help="one YAML")
+    parser.add_argument("--config-file", metavar="FILE", help="the YAML file of one model")
     parser.add_argument("--all", action="store_true", help="every model of the published table")
     arguments = parser.parse_args()
     if bool(arguments.config_file) == arguments.all:

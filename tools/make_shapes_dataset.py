@@ -1,9 +1,11 @@
-"""Draw a small COCO-format dataset of shapes: python tools/make_shapes_dataset.py FOLDER
+"""Draw a small dataset of shapes in COCO format.
 
-FOLDER gets train/ and val/ with PNG images and instances_train.json and instances_val.json. The classes are
-circle, square and triangle, of random size, shade and place, partly overlapping; circles tend to red, squares
-to green, triangles to blue. Some images are empty, and some have a crowd: a cluster of pale dots in one box that
-counts neither for nor against a detector.
+Usage: python tools/make_shapes_dataset.py FOLDER
+
+FOLDER gets train/ and val/ with PNG images, instances_train.json and instances_val.json. The classes are circle,
+square and triangle, of random size, color and place, partly overlapping. Circles tend to red, squares to green and
+triangles to blue. Some images are empty. Some have a crowd: a cluster of pale dots in one box, which the evaluation
+ignores.
 """
 
 import argparse
@@ -17,12 +19,12 @@ from PIL import Image, ImageDraw
 CLASSES = ("circle", "square", "triangle")
 EMPTY_SHARE, CROWD_SHARE = 0.06, 0.25
 LEAST_VISIBLE = 0.75
-# Degrees of the colour circle that a class strays to either side of its own hue.
+# Largest deviation from the hue of a class, in degrees.
 HUE_SPREAD = 30
 
 
 def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
-    """One RGB image and its annotations without ids: category_id, bbox (x, y, width, height), area, iscrowd."""
+    """Draw an RGB image; return it with annotations: category_id, bbox (x, y, width, height), area, iscrowd."""
     width, height = (128, 96) if rng.random() < 0.5 else (96, 128)
     noise = rng.uniform(70, 185) + rng.normal(0, 30, (height // 6, width // 6, 3))
     noise = noise.clip(0, 255).astype(np.uint8)
@@ -30,7 +32,7 @@ def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
     if rng.random() < EMPTY_SHARE:
         return image, []
     annotations = []
-    # Pixels covered so far: a shape that would hide too much of another is left out.
+    # Masks of the shapes so far: a shape that would hide too much of another one is skipped.
     masks: list[np.ndarray] = []
     for _ in range(int(rng.integers(1, 5))):
         category = int(rng.integers(len(CLASSES)))
@@ -50,7 +52,7 @@ def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
 
 
 def shape_mask(rng: np.random.Generator, name: str, size: tuple[int, int]) -> np.ndarray:
-    """Boolean (height, width) of one shape that lies within the image."""
+    """Draw one shape inside the image as a boolean (height, width) mask."""
     side = int(rng.uniform(24, 60))
     x, y = (int(rng.integers(0, extent - side)) for extent in size)
     canvas = Image.new("1", size)
@@ -66,23 +68,24 @@ def shape_mask(rng: np.random.Generator, name: str, size: tuple[int, int]) -> np
 
 
 def crowd_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Boolean (height, width) of a cluster of dots."""
+    """Draw a cluster of dots as a boolean (height, width) mask."""
     canvas = Image.new("1", size)
     draw = ImageDraw.Draw(canvas)
-    centre = rng.integers(30, np.array(size) - 30)
-    for x, y in rng.normal(centre, 7, (12, 2)):
+    center = rng.integers(30, np.array(size) - 30)
+    for x, y in rng.normal(center, 7, (12, 2)):
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=1)
     return np.array(canvas)
 
 
 def paint(rng: np.random.Generator, image: Image.Image, mask: np.ndarray, category: int) -> None:
-    """Fill the mask with a colour about the hue of the class."""
+    """Fill the mask with a color close to the hue of the class."""
     hue = (category / len(CLASSES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD) / 360) % 1
-    colour = colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 1), rng.uniform(0.5, 1))
-    image.paste(tuple(round(255 * value) for value in colour), mask=Image.fromarray(mask))
+    color = colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 1), rng.uniform(0.5, 1))
+    image.paste(tuple(round(255 * value) for value in color), mask=Image.fromarray(mask))
 
 
 def annotation(mask: np.ndarray, category_id: int) -> dict:
+    """Make the COCO annotation of a mask, without ids."""
     ys, xs = np.nonzero(mask)
     x, y = int(xs.min()), int(ys.min())
     box = [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1]
@@ -106,10 +109,11 @@ def write_split(folder: Path, split: str, count: int, seed: int) -> None:
 
 
 def main() -> None:
+    """Draw the training and the validation images."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=800, help="training images")
-    parser.add_argument("--val", type=int, default=120, help="held-out images")
+    parser.add_argument("--val", type=int, default=120, help="validation images")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     write_split(arguments.folder, "train", arguments.train, 2 * arguments.seed)

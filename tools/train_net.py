@@ -1,4 +1,7 @@
-"""Train a detector: python tools/train_net.py --config-file configs/fcos/NAME.yaml [KEY VALUE ...]"""
+"""Train a detector.
+
+Usage: python tools/train_net.py --config-file configs/fcos/NAME.yaml [KEY VALUE ...]
+"""
 
 from fcos_core.engine.program import config_parser, make_config, parse_arguments, run_program, setup_run
 from fcos_core.engine.test import test_data_loaders
@@ -7,13 +10,14 @@ from fcos_core.utils.process_group import init_processes
 
 
 def main() -> None:
+    """Train, and test the final model unless --skip-test is given."""
     parser = config_parser(__doc__)
     parser.add_argument("--skip-test", action="store_true", help="do not test the final model")
     arguments = parse_arguments(parser)
     config = make_config(arguments)
     init_processes(config, arguments.local_rank)
     setup_run(config)
-    # A mistake in the test data should show now, not after days of training.
+    # Read the test data first: an error in it should show now, not after days of training.
     test_loaders = {} if arguments.skip_test else test_data_loaders(config)
     train(config, test_loaders)
 

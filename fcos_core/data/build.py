@@ -76,9 +76,13 @@ def build_planner(cfg: Config, image_sizes: np.ndarray, is_train: bool) -> Batch
 
 
 def build_collator(cfg: Config) -> BatchCollator:
-    """Build the collator, which pads to DATALOADER.SIZE_DIVISIBILITY and says how INPUT normalizes the batch."""
-    normalize = PixelNormalization(tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD), cfg.INPUT.TO_BGR255)
-    return BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY, normalize)
+    """Build the collator, which pads to DATALOADER.SIZE_DIVISIBILITY."""
+    return BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY, build_normalization(cfg))
+
+
+def build_normalization(cfg: Config) -> PixelNormalization:
+    """Build the normalization that INPUT describes."""
+    return PixelNormalization(tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD), cfg.INPUT.TO_BGR255)
 
 
 def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int) -> BatchLoader:

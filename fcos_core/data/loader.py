@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class BatchLoader:
-    """Iterable over batches: (ByteImageList, list of BoxList, list of dataset indices).
+    """Iterable over batches: (ByteImages, list of BoxList, list of dataset indices).
 
     Its length is the length of `batch_sampler`. A batch without a readable image is left out of the iteration.
 

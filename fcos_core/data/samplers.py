@@ -9,6 +9,7 @@ import numpy as np
 from fcos_core.data.plan import BatchPlan, SamplePlan
 from fcos_core.data.transforms import resized_size
 from fcos_core.errors import InputError
+from fcos_core.structures.image_list import padded_size
 
 # Second word of every seed, so that the draws for different purposes are independent of each other.
 _SAMPLE, _PERMUTATION, _BLOCK = range(3)
@@ -57,9 +58,7 @@ class BatchPlanner:
         sizes = [sample.size for sample in samples]
         if self.pad_to_longest:
             sizes += [self._longest_sides(sample.index) for sample in samples]
-        step = self.size_divisible
-        width, height = (-(-max(sides) // step) * step for sides in zip(*sizes, strict=True))
-        return BatchPlan(samples, (height, width))
+        return BatchPlan(samples, padded_size([(height, width) for width, height in sizes], self.size_divisible))
 
     def replacement(self, plan: SamplePlan, index: int, padded_size: tuple[int, int]) -> SamplePlan:
         """Plan image `index` in the place of an unreadable one, by the same draws.

@@ -1,0 +1,1 @@
+"""Tools that make a trained detector run faster."""

@@ -1,14 +1,14 @@
-"""The inference compiler: a detector that computes the same, as fast as its device can."""
+"""Compile a detector for fast inference."""
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fcos_core.config.checks import INFERENCE_PRECISIONS
-from fcos_core.deploy.cuda_graphs import GpuNetwork, GraphPerShape
+from fcos_core.deploy.cuda_graphs import GpuNetwork, GraphPerShape, Launch
 from fcos_core.deploy.pad_channels import pad_channels
 from fcos_core.errors import InputError, require
 from fcos_core.layers.conv_norm import convert_convs
@@ -16,35 +16,31 @@ from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.postprocess import to_box_lists
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList, to_image_list
+from fcos_core.structures.image_list import ByteImages, ImageList, to_image_list
 
 logger = logging.getLogger(__name__)
 
 
 def compile_for_inference(
-    model: Detector,
-    device: torch.device | str | None = None,
-    precision: str = "float32",
-    parallel: bool = True,
-    max_graphs: int = 16,
+    model: Detector, device: torch.device | str | None = None, precision: str = "float32", max_graphs: int = 16
 ) -> "CompiledDetector":
-    """A copy of `model` for inference alone; `model` stays as it is, and what is done to it later does not reach it.
+    """Make a copy of `model` that only detects, and does so faster.
 
-    Norms with fixed statistics go into the convolutions before them, weights and activations are channels-last and of
-    the chosen precision. On a CPU, oneDNN adds and rectifies in its convolutions. On a GPU everything from the padded
-    batch to the detections is a CUDA graph, captured when a second batch of a shape comes. Group normalization sees
-    the padding, so shapes cannot be rounded up without changing results: a graph serves one padded batch shape.
+    `model` itself does not change, and later changes to `model` do not reach the copy. The copy has norms with fixed
+    statistics folded into the convolutions before them, and channels-last weights and activations in the chosen
+    precision. On a CPU, oneDNN's convolutions also add shortcuts and apply ReLU. On a GPU, one CUDA graph computes
+    everything from the padded batch to the detections. The second batch of a shape captures the graph for this shape.
+    Group normalization sees the padding, so rounding shapes up to share graphs would change the results.
 
     Args:
-        model: as `build_detection_model` makes it.
-        device: where it is to run; where `model` is without it.
-        precision: "float32", on GPUs without TF32; "tf32", float32 whose convolutions may use TF32 (GPU);
-            "bfloat16"; "float16" (GPU). Normalization is summed in float32, scores and boxes are float32 in all.
-        parallel: GPU: HRNet's branches, and the head's towers on every level, are parallel branches of the graph.
-        max_graphs: GPU: captured graphs that are kept; the least recently used is dropped.
+        model: detector that `build_detection_model` returned.
+        device: device of the copy; None keeps the device of `model`.
+        precision: "float32" (without TF32 on GPUs); "tf32", float32 with TF32 convolutions (GPU only); "bfloat16";
+            "float16" (GPU only). Normalization sums in float32, and scores and boxes are float32, in every precision.
+        max_graphs: number of CUDA graphs to keep; a new graph then replaces the least recently used graph.
 
     Raises:
-        InputError: an argument is not as above, or a precision that the device does not have.
+        InputError: an argument has an unknown value, or the device does not support the precision.
     """
     device = torch.device(device) if device is not None else next(model.parameters()).device
     known = ", ".join(INFERENCE_PRECISIONS)
@@ -53,23 +49,24 @@ def compile_for_inference(
     if device.type != "cuda" and precision in ("tf32", "float16"):
         raise InputError(f"Inference in {precision} needs a CUDA device; on '{device}' use float32 or bfloat16.")
     dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
-    detector = _prepared(model, device, dtype)
+    detector = _prepare(model, device, dtype)
     if device.type != "cuda":
         return CompiledDetector(detector)
-    # Tensor cores take 16 bytes of channels at once; true float32 does not use them.
+    # Tensor cores read channels in units of 16 bytes. Float32 without TF32 does not use tensor cores.
     allow_tf32 = precision != "float32"
     channels = pad_channels(detector.backbone, 16 // dtype.itemsize if allow_tf32 else 1)
-    network = GpuNetwork(_Network(detector), device, dtype, channels, allow_tf32, parallel)
+    network = GpuNetwork(_Network(detector), device, dtype, channels, allow_tf32)
     return CompiledDetector(detector, GraphPerShape(network.run, network.capture, max_graphs))
 
 
-def _prepared(model: Detector, device: torch.device, dtype: torch.dtype) -> Detector:
-    # In float64 what is folded is rounded once, to `dtype`.
+def _prepare(model: Detector, device: torch.device, dtype: torch.dtype) -> Detector:
+    """Return a copy of `model` on `device` with folded norms, channels-last and in `dtype`."""
+    # Folding in float64 rounds each folded weight only once, to `dtype`.
     detector = copy.deepcopy(model).to(device).double().eval().requires_grad_(False)
     detector.zero_grad(set_to_none=True)
     num_folded = convert_convs(detector)
-    # What makes the logarithms of distances: rounded to a half type, distances would be off by percents. And what
-    # scales the normalized, as in training.
+    # The box branch predicts logarithms of distances: if its last layers were in a half type, the distances would be
+    # wrong by percents. Group normalization scales in float32, as in training.
     norms = [module for module in detector.modules() if isinstance(module, nn.GroupNorm)]
     precise = nn.ModuleList([detector.rpn.head.bbox_pred, detector.rpn.head.scales, *norms])
     unrounded = precise.state_dict()
@@ -80,15 +77,16 @@ def _prepared(model: Detector, device: torch.device, dtype: torch.dtype) -> Dete
 
 
 class CompiledDetector(nn.Module):
-    """What `compile_for_inference` returns: images to detections. It stays in evaluation mode.
+    """Detector that `compile_for_inference` made. It always stays in evaluation mode.
+
+    Call it from one CUDA stream at a time, because all calls share buffers.
 
     Args:
-        detector: one that is prepared for inference.
-        graphs: padded batches to rows for `to_box_lists`; without it the detector is called. It is to be called from
-            one stream at a time: all calls share buffers.
+        detector: detector that is prepared for inference.
+        graphs: function from padded batches to rows for `to_box_lists`; None calls `detector` instead.
     """
 
-    def __init__(self, detector: Detector, graphs: Callable[[ImageList], Tensor] | None = None) -> None:
+    def __init__(self, detector: Detector, graphs: Launch | None = None) -> None:
         super().__init__()
         self.detector = detector.eval()
         self.graphs = graphs
@@ -99,49 +97,41 @@ class CompiledDetector(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: ImageList | Tensor | Sequence[Tensor]) -> list[BoxList]:
-        """Detections as `Detector.forward` gives them in evaluation mode; those of a GPU are on the CPU.
+    def forward(self, images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> list[BoxList]:
+        """Return detections as `Detector.forward` does in evaluation mode, but always on the CPU.
 
         Raises:
-            InputError: images that have not 3 channels.
+            InputError: the images do not have 3 channels.
         """
-        images = _checked(to_image_list(images, size_divisible=32))
+        images = _checked(images)
         if self.graphs is not None:
             return to_box_lists(self.graphs(images).cpu(), images.image_sizes)
         batch = images.tensors.to(self.device, self.dtype, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, enabled=False):
             return self.detector(ImageList(batch, images.image_sizes))
 
-    @torch.no_grad()
-    def launch(self, images: ImageList) -> Tensor:
-        """Queue the detection of `images` on the GPU; from the third batch of a shape on without waiting for it.
 
-        Returns:
-            (N, D, 6) float32 rows on the GPU, which `to_box_lists` reads; the next launch overwrites them.
-
-        Raises:
-            InputError: images that have not 3 channels.
-        """
-        return self.graphs(_checked(images))
-
-
-def _checked(images: ImageList) -> ImageList:
-    batch = images.tensors  # of a ByteImageList they are made here
-    if batch.shape[1] != 3:
-        raise InputError(f"Images have {batch.shape[1]} channels; a detector takes 3, in the order of INPUT.TO_BGR255.")
-    return ImageList(batch, images.image_sizes)
+def _checked(images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> ImageList:
+    images = to_image_list(images, size_divisible=32)
+    channels = images.tensors.shape[1]
+    if channels != 3:
+        raise InputError(f"Images have {channels} channels; a detector takes 3, ordered as INPUT.TO_BGR255 says.")
+    return images
 
 
 class _Network(nn.Module):
-    """Padded images and their `last_pixels` to the rows of their detections, in shapes that depend on no value."""
+    """Detector as a function of tensors, from padded images and their `clip_max` (N, 4) to rows of detections.
+
+    No shape depends on the values in a tensor, because a CUDA graph has fixed shapes.
+    """
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, limits: Tensor) -> Tensor:
+    def forward(self, images: Tensor, clip_max: Tensor) -> Tensor:
         rpn = self.detector.rpn
         features = self.detector.backbone(images)
         outputs = rpn.head(features)
         locations = compute_locations(features, rpn.strides)
-        return rpn.postprocess.fixed_size(locations, *outputs, limits)
+        return rpn.postprocess.fixed_size(locations, *outputs, clip_max)

@@ -1,4 +1,4 @@
-"""A network of fixed shapes as CUDA graphs, one for each shape of its batches."""
+"""Run a network through CUDA graphs, one graph for each batch shape."""
 
 import logging
 import time
@@ -9,77 +9,73 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fcos_core.modeling.fcos.postprocess import last_pixels
+from fcos_core.modeling.fcos.box_coder import make_clip_max
 from fcos_core.structures.image_list import ImageList
 from fcos_core.utils.streams import forked_streams
 
 logger = logging.getLogger(__name__)
 
+# Takes a padded batch and returns its detections as rows for `to_box_lists`.
 Launch = Callable[[ImageList], Tensor]
 
 
 class GraphPerShape:
-    """Runs the first batch of a shape as it is, and captures a graph when the second comes.
+    """CUDA graphs by batch shape.
 
-    A capture takes as long as many runs, which a shape that comes once would not earn.
+    Capturing takes as long as many runs, so the first batch of a shape runs without a graph and the second batch
+    captures one.
 
     Args:
-        run: batches to rows.
-        capture: a batch to what does the same for batches of its shape.
-        max_graphs: graphs that are kept. The shape of the least recently used one then counts as new.
+        run: runs a batch without a graph.
+        capture: returns the graph for batches of the shape of the given batch.
+        max_graphs: number of graphs to keep. A new graph then replaces the least recently used graph, and the shape of
+            the replaced graph counts as new.
     """
 
     def __init__(self, run: Launch, capture: Callable[[ImageList], Launch], max_graphs: int) -> None:
         self._run, self._capture, self._max_graphs = run, capture, max_graphs
         self._graphs: OrderedDict[tuple[int, ...], Launch] = OrderedDict()
-        self._came_once: set[tuple[int, ...]] = set()
+        self._seen_once: set[tuple[int, ...]] = set()
 
     def __call__(self, images: ImageList) -> Tensor:
         shape = tuple(images.tensors.shape)
         if shape in self._graphs:
             self._graphs.move_to_end(shape)
-        elif shape in self._came_once:
+        elif shape in self._seen_once:
             self._graphs[shape] = self._capture(images)
-            self._came_once.remove(shape)
+            self._seen_once.remove(shape)
             if len(self._graphs) > self._max_graphs:
                 self._graphs.popitem(last=False)
         else:
             rows = self._run(images)
-            self._came_once.add(shape)
+            self._seen_once.add(shape)
             return rows
         return self._graphs[shape](images)
 
 
 class GpuNetwork:
-    """A network on a GPU, to be run or captured.
+    """Network on a GPU that can run a batch or capture a CUDA graph for its shape.
 
-    All graphs share one pool of memory, as they run one after another: a graph's result may lie where another one
-    keeps what it computes in between. Their inputs lie outside the pool.
+    All graphs share one memory pool, because only one graph runs at a time. A launch may therefore overwrite the
+    result of any earlier launch. The inputs of the graphs lie outside the pool.
 
     Args:
-        network: images (N, channels, H, W), channels-last, and their `last_pixels` (N, 4) to rows, in shapes that
-            depend on no value.
-        device: where it is.
-        dtype: of the images that it takes.
-        channels: that it takes; those that a batch lacks are 0.
-        allow_tf32: whether its convolutions may use TF32.
-        parallel: whether what is `parallel` in it becomes parallel branches of a graph.
+        network: takes images (N, channels, H, W), channels-last, and `clip_max` (N, 4), the (x, y, x, y) of each
+            image's last pixel; returns rows for `to_box_lists`. No shape may depend on the values in a tensor.
+        device: device of `network`.
+        dtype: dtype of the images for `network`.
+        channels: channels of the images for `network`; channels that a batch does not have are filled with zeros.
+        allow_tf32: let convolutions use TF32.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        device: torch.device,
-        dtype: torch.dtype,
-        channels: int,
-        allow_tf32: bool,
-        parallel: bool,
+        self, network: nn.Module, device: torch.device, dtype: torch.dtype, channels: int, allow_tf32: bool
     ) -> None:
-        self.network, self.device, self.dtype, self.channels = network, device, dtype, channels
-        self.allow_tf32, self.parallel = allow_tf32, parallel
+        self.network, self.device, self.dtype = network, device, dtype
+        self.channels, self.allow_tf32 = channels, allow_tf32
         with torch.cuda.device(device):
             self.pool = torch.cuda.graph_pool_handle()
-            # Blocks of a pool are reused on the stream they were allocated on, so all captures use this one.
+            # The pool reuses a block only on the stream that allocated it, so all captures use one stream.
             self.stream = torch.cuda.Stream()
 
     def run(self, images: ImageList) -> Tensor:
@@ -87,22 +83,26 @@ class GpuNetwork:
             return self._compute(*self._inputs(images))
 
     def capture(self, images: ImageList) -> Launch:
-        """The graph for batches of the shape of `images`; a launch overwrites the result of the one before."""
+        """Capture the graph for batches of the shape of `images`.
+
+        Returns:
+            A function that runs the graph on a batch. Its result is valid until the next launch of any graph.
+        """
         start = time.perf_counter()
         with torch.cuda.device(self.device):
-            batch, limits = self._inputs(images)
-            # Kernels are loaded, and cuDNN's chosen in this thread, by a run: a capture cannot.
-            self._compute(batch, limits)
+            batch, clip_max = self._inputs(images)
+            # A capture can neither load kernels nor choose cuDNN's kernels, so a run does both first, in this thread.
+            self._compute(batch, clip_max)
             graph = torch.cuda.CUDAGraph()
-            # Other threads, such as one that pins batches, may go on calling CUDA meanwhile.
+            # Other threads, such as the thread that pins batches, may call CUDA during the capture.
             mode = {"capture_error_mode": "thread_local"}
-            with torch.cuda.graph(graph, self.pool, self.stream, **mode), forked_streams(self.parallel):
-                rows = self._compute(batch, limits)
+            with torch.cuda.graph(graph, self.pool, self.stream, **mode), forked_streams():
+                rows = self._compute(batch, clip_max)
         logger.info("Captured batches of %s in %.1f s.", "x".join(map(str, batch.shape)), time.perf_counter() - start)
 
         def launch(images: ImageList) -> Tensor:
             with torch.cuda.device(self.device):
-                self._fill(batch, limits, images)
+                self._fill(batch, clip_max, images)
                 graph.replay()
             return rows
 
@@ -113,25 +113,25 @@ class GpuNetwork:
         batch = torch.empty(
             count, self.channels, height, width, dtype=self.dtype, device=self.device, memory_format=torch.channels_last
         ).zero_()
-        limits = torch.empty(count, 4, device=self.device)
-        self._fill(batch, limits, images)
-        return batch, limits
+        clip_max = torch.empty(count, 4, device=self.device)
+        self._fill(batch, clip_max, images)
+        return batch, clip_max
 
-    def _fill(self, batch: Tensor, limits: Tensor, images: ImageList) -> None:
+    def _fill(self, batch: Tensor, clip_max: Tensor, images: ImageList) -> None:
         tensors = images.tensors.to(self.device, non_blocking=True)
         batch[:, : tensors.shape[1]].copy_(tensors)
-        limits.copy_(last_pixels(images.image_sizes), non_blocking=True)
+        clip_max.copy_(make_clip_max(images.image_sizes), non_blocking=True)
 
-    def _compute(self, batch: Tensor, limits: Tensor) -> Tensor:
+    def _compute(self, batch: Tensor, clip_max: Tensor) -> Tensor:
         with torch.autocast("cuda", enabled=False), convolutions_in_tf32(self.allow_tf32):
-            return self.network(batch, limits)
+            return self.network(batch, clip_max)
 
 
 @contextmanager
 def convolutions_in_tf32(allowed: bool) -> Iterator[None]:
-    """Whether convolutions chosen within it may use TF32; PyTorch's setting is as before afterwards."""
+    """Allow or forbid TF32 in convolutions within the context; restore PyTorch's setting afterwards."""
     cudnn = torch.backends.cudnn
-    # Newer PyTorch has a setting for convolutions alone, and refuses the older one to those who use that.
+    # Newer PyTorch has a setting for convolutions only, and raises an error if a program also uses the older setting.
     if hasattr(cudnn, "conv"):
         setting, name, value = cudnn.conv, "fp32_precision", "tf32" if allowed else "ieee"
     else:

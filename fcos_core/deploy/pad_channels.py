@@ -1,4 +1,4 @@
-"""Channels of zeros, where a GPU's kernels want whole multiples."""
+"""Pad the channels of a backbone with zeros, because GPU kernels are faster with multiples of 4 or 8 channels."""
 
 import torch
 import torch.nn.functional as F
@@ -9,16 +9,16 @@ from fcos_core.modeling.neck.hrfpn import HRFPN
 
 
 def pad_channels(backbone: nn.Module, multiple: int) -> int:
-    """Add channels of zeros, in place, until every map has a multiple of `multiple`, as the images are then to have.
+    """Add channels of zeros in place until the images and every feature map have a multiple of `multiple` channels.
 
-    A backbone with grouped convolutions of other channels stays as it is.
+    A backbone does not change if one of its grouped convolutions has another number of channels.
 
     Args:
-        backbone: body and neck whose convolutions have been converted, and their norms folded. Its levels keep their
-            channels where those are such a multiple.
+        backbone: body and neck after `convert_convs`.
+        multiple: the numbers of channels become multiples of this; levels with such a number keep it.
 
     Returns:
-        Channels of the images that it takes from now on.
+        Number of channels that the images for the backbone must have from now on.
     """
     convs = [module for module in backbone.modules() if isinstance(module, InferenceConv2d)]
     if any(conv.groups > 1 and (conv.in_channels % multiple or conv.out_channels % multiple) for conv in convs):
@@ -40,5 +40,5 @@ def pad_channels(backbone: nn.Module, multiple: int) -> int:
 
 
 def _padded(x: Tensor, dim: int, multiple: int) -> Tensor:
-    """x with zeros at the end of `dim`."""
+    """Append zeros to `dim` of x until its length is a multiple of `multiple`."""
     return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, -x.shape[dim] % multiple))

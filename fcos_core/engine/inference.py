@@ -1,4 +1,4 @@
-"""The inference loop."""
+"""Run a detector over a dataset and evaluate its detections."""
 
 import logging
 import time
@@ -15,6 +15,7 @@ from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.evaluation import Predictions, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -32,23 +33,23 @@ def inference(
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
 ) -> dict[str, Any] | None:
-    """Run the detector over a dataset and evaluate it on the main process.
+    """Run the detector over a dataset and evaluate the detections on the main process.
 
     Args:
-        model: images to a list of BoxList.
-        data_loader: gives (ImageList, targets, dataset indices); one of `make_data_loader`'s.
-        dataset_name: for the log.
-        iou_types, box_only: accepted from published scripts; boxes are all there is.
-        device: where the model is.
+        model: maps images to a list of BoxList.
+        data_loader: gives (ImageList, targets, dataset indices); made by `make_data_loader`.
+        dataset_name: name in the log.
+        iou_types, box_only: not read, as there are only boxes; published scripts pass them.
+        device: the model's device.
         expected_results, expected_results_sigma_tol: see `fcos_core.evaluation.check_expected_results`.
         output_folder: gets bbox.json and coco_results.json.
         evaluator: see `fcos_core.evaluation.evaluate`.
 
     Returns:
-        Metrics as `fcos_core.evaluation.evaluate` gives them; None on other processes and without annotations.
+        Metrics as `fcos_core.evaluation.evaluate` gives them; None on other processes, and without annotations.
 
     Raises:
-        InputError: the metrics are not the expected ones.
+        InputError: the metrics differ from the expected ones.
     """
     dataset = data_loader.dataset
     logger.info("Start evaluation on %s (%d images)", dataset_name, len(dataset))
@@ -73,19 +74,39 @@ def inference(
 
 @torch.no_grad()
 def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torch.device | str) -> dict[int, BoxList]:
-    """Detections, on the CPU, of this process's share of the dataset, by dataset index."""
+    """Detect objects in this process's share of the dataset; return detections on the CPU by dataset index."""
     model.eval()
-    predictions = {}
+    predictions: dict[int, BoxList] = {}
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
     with explain_dead_workers(), progress:
         for images, _, indices in prefetch(data_loader, device):
-            detections = model(images.to(device))
-            predictions.update(zip(indices, (d.to("cpu") for d in detections), strict=True))
+            sizes = data_loader.dataset.image_sizes[indices].tolist()
+            predictions.update(zip(indices, detect(model, images, sizes, device), strict=True))
             progress.update(min(len(indices) * comm.get_world_size(), progress.total - progress.n))
     return predictions
 
 
+@torch.no_grad()
+def detect(
+    model: nn.Module, images: ImageList | ByteImages, sizes: Sequence[Sequence[int]], device: torch.device | str
+) -> list[BoxList]:
+    """Detect objects in a batch and undo the resizing of its images.
+
+    Args:
+        model: images to a list of BoxList, in evaluation mode.
+        images: N resized images.
+        sizes: (width, height) in pixels of the N images before resizing.
+        device: device of the model.
+
+    Returns:
+        Boxes of each image in pixels before resizing, on the CPU.
+    """
+    detections = model(images.to(device))
+    originals = zip(detections, sizes, strict=True)
+    return [boxes.to("cpu").resize((width, height)) for boxes, (width, height) in originals]
+
+
 def gather_predictions(predictions: Predictions) -> Predictions | None:
-    """Those of all processes on rank 0, None elsewhere; through the CPU's memory, in order of rank."""
+    """Gather the predictions of all processes on rank 0, in order of rank; return None on other ranks."""
     tensors = [comm.gather_tensors(tensor) for tensor in predictions.tensors()]
     return Predictions(*tensors) if comm.is_main_process() else None

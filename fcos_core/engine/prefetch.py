@@ -1,4 +1,4 @@
-"""Batches copied to the GPU while it computes on the ones before."""
+"""Copy batches to the GPU while it computes on the batches before them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -6,22 +6,21 @@ from typing import Any, TypeVar
 import torch
 
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ByteImageList, ImageList
+from fcos_core.structures.image_list import ByteImages, ImageList
 
-Batch = tuple[ImageList, list[BoxList], Any]
+Batch = tuple[ByteImages | ImageList, list[BoxList], Any]
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
 
 
 def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:
-    """The same batches, each copied to a CUDA `device` one batch ahead, on a stream of its own; on a CPU as they are.
+    """Copy each batch to a CUDA `device` one batch ahead, on a separate stream; yield CPU batches unchanged.
 
-    Bytes stay bytes: a `ByteImageList` is normalized by its own `to`. An error of `batches` is raised where the
-    batch that it kept from coming would be given.
+    An error that `batches` raises is raised again after all earlier batches were yielded.
 
     Args:
         batches: (images, boxes, anything) each; the host does not wait for copies from pinned memory.
-        device: where they are used, on the stream that is current when each is asked for.
+        device: the device that computes, on the stream that is current when a batch is asked for.
     """
     device = torch.device(device)
     if device.type != "cuda":
@@ -31,12 +30,12 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[B
 
     def copy(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         images, targets, rest = batch
-        move = images.copy_to if isinstance(images, ByteImageList) else images.to
-        # The copy may be given the memory of an earlier batch, which work queued until now may still read.
+        # The copy may get the memory of an earlier batch, which work queued until now may still read.
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            moved = move(device, non_blocking=True), [target.to(device, non_blocking=True) for target in targets], rest
-            return moved, stream.record_event()
+            moved_images = images.to(device, non_blocking=True)
+            moved_targets = [target.to(device, non_blocking=True) for target in targets]
+            return (moved_images, moved_targets, rest), stream.record_event()
 
     for batch, copied in one_ahead(batches, copy):
         torch.cuda.current_stream(device).wait_event(copied)
@@ -44,9 +43,9 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[B
 
 
 def one_ahead(items: Iterable[Item], prepare: Callable[[Item], Prepared]) -> Iterator[Prepared]:
-    """`prepare(item)` of each item, called before the one ahead of it is given.
+    """Yield `prepare(item)` of each item, which is called before the previous result is yielded.
 
-    An error of `items` or `prepare` is raised after everything before it has been given.
+    An error of `items` or `prepare` is raised after everything before it has been yielded.
     """
     source = iter(items)
 

@@ -1,4 +1,4 @@
-"""Command line and error messages of the programs under tools/."""
+"""Command line, set-up and error messages of the programs under tools/."""
 
 import argparse
 import logging
@@ -18,28 +18,28 @@ from fcos_core.utils import comm
 from fcos_core.utils.collect_env import collect_env_info
 from fcos_core.utils.logger import setup_logger
 
-# A launcher that notices the process that failed first, and ends the others, reports that one.
+# Time for the launcher to notice the process that failed first, to report it and to end the others.
 _LAUNCHER_SECONDS = 10
 
 logger = logging.getLogger(__name__)
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
-    """A parser of `--config-file FILE [KEY VALUE ...]`, also as torch's launchers call programs."""
+    """Make a parser of `--config-file FILE [KEY VALUE ...]` that accepts the options of torch's launchers."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="a YAML of configs/")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="a YAML file of configs/")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as MODEL.DEVICE cpu")
     return parser
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; overrides may stand before, between and after the options."""
+    """Parse the command line; overrides may stand before, between and after the options."""
     return parser.parse_intermixed_args()
 
 
 def make_config(arguments: argparse.Namespace) -> Config:
-    """The defaults with the file and then the overrides of the command line merged in, frozen."""
+    """Merge the file, then the overrides of the command line, into the defaults; return the frozen config."""
     config = cfg.clone()
     if arguments.config_file:
         config.merge_from_file(arguments.config_file)
@@ -48,38 +48,11 @@ def make_config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def run_program(main: Callable[[], None]) -> None:
-    """Call `main` and exit; an `InputError` is printed as one line, without a traceback, with status 1."""
-
-    def work() -> None:
-        try:
-            main()
-        except LostProcessError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            time.sleep(_LAUNCHER_SECONDS)
-            comm.leave(1)
-
-    try:
-        # torchrun shows what the process that failed first recorded, which is not one that lost another.
-        record(work)()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        # Other processes may be waiting in a collective: leave at once, so that the launcher ends them.
-        if dist.is_initialized():
-            comm.leave(1)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
-    if dist.is_initialized():
-        comm.synchronize()
-        comm.leave(0)
-
-
 def setup_run(cfg: Config) -> None:
-    """Make OUTPUT_DIR, start logging there, and log the environment and the config.
+    """Create OUTPUT_DIR, start logging there, and log the environment and the config.
 
     Raises:
-        InputError: OUTPUT_DIR is not a folder one can write to.
+        InputError: OUTPUT_DIR is not a folder with write permission.
     """
     _check_writable(cfg.OUTPUT_DIR)
     setup_logger("fcos_core", cfg.OUTPUT_DIR, comm.get_rank())
@@ -88,6 +61,34 @@ def setup_run(cfg: Config) -> None:
     logger.info("Using %d process%s", comm.get_world_size(), "es" if comm.get_world_size() > 1 else "")
     logger.info("Environment\n%s", collect_env_info())
     logger.info("Running with config:\n%s", cfg)
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Call `main` and exit; print an `InputError` as one line without a traceback, with exit status 1."""
+
+    def work() -> None:
+        try:
+            main()
+        except LostProcessError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            time.sleep(_LAUNCHER_SECONDS)
+            comm.exit_now(1)
+
+    try:
+        # torchrun reports the first error that `record` writes down. LostProcessError never reaches `record`, as
+        # another process failed before.
+        record(work)()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Other processes may wait in a collective: exit at once, so that the launcher ends them.
+        if dist.is_initialized():
+            comm.exit_now(1)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+    if dist.is_initialized():
+        comm.synchronize()
+        comm.exit_now(0)
 
 
 def _check_writable(folder: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training has come to, ready to be saved at any moment."""
+"""Crash-safe snapshot of the training state."""
 
 import contextlib
 import signal
@@ -13,22 +13,22 @@ from fcos_core.errors import InputError
 from fcos_core.weights.checkpointer import DetectronCheckpointer, unwrapped
 
 
-class TrainingState:
-    """Saves the state as of the last finished iteration, also in the middle of the next, from any thread.
+class TrainingSnapshot:
+    """Training state after the last finished iteration, which any thread can save during the next one.
 
-    Weights, momentum and averages change only while an iteration is being finished; BatchNorm statistics and
-    the schedule change before, so that copies of them are kept.
+    Weights, momentum and averages change only inside `finishing`. BatchNorm statistics and the schedule change
+    earlier in an iteration, so the snapshot holds copies of them.
 
     Args:
-        checkpointer: of the model, optimizer, schedule and whatever else goes into a checkpoint.
-        arguments: {"iteration": iterations trained, ...}: plain values that go into every checkpoint.
+        checkpointer: of the model, the optimizer, the schedule and the other parts of a checkpoint.
+        arguments: plain values for every checkpoint; "iteration" counts the finished iterations.
     """
 
     def __init__(self, checkpointer: DetectronCheckpointer, arguments: dict[str, Any]) -> None:
         self.checkpointer = checkpointer
         self.arguments = arguments
         self._lock = threading.RLock()
-        self._whole = True
+        self._consistent = True
         self._saved_iteration = arguments["iteration"]
         self._statistics = {
             name: buffer
@@ -36,66 +36,71 @@ class TrainingState:
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
             for name, buffer in module.named_buffers(prefix)
         }
-        self._kept = {name: buffer.clone() for name, buffer in self._statistics.items()}
-        self._remember()
+        self._copies = {name: buffer.clone() for name, buffer in self._statistics.items()}
+        self._copy_early_changes()
 
     @contextlib.contextmanager
     def finishing(self, iteration: int) -> Iterator[None]:
-        """Around the optimizer's step of `iteration`; one that an error leaves half done is never saved."""
-        with self._lock, _children_unheard():
-            self._whole = False
+        """Surround the optimizer's step of `iteration`; if an error interrupts the step, nothing is saved any more."""
+        with self._lock, _ignoring_child_exits():
+            self._consistent = False
             yield
             self.arguments["iteration"] = iteration
-            self._remember()
-            self._whole = True
+            self._copy_early_changes()
+            self._consistent = True
 
     def save(self, name: str = "", tag: bool = True) -> str:
-        """Save to `name`.pth, by default to the iteration's own.
+        """Save the snapshot as `name`.pth, by default under the number of its iteration.
+
+        Args:
+            name: file name without its extension.
+            tag: True if a resumed run shall find the file.
 
         Returns:
-            A sentence, without its full stop, on what was saved.
+            A clause for the log about the saved iteration.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the file cannot be written.
         """
         with self._lock:
             iteration = self.arguments["iteration"]
-            if not self._whole:
+            if not self._consistent:
                 return "the iteration was half done and is not saved"
             self._write(name or f"model_{iteration:07d}", tag)
             if tag:
                 self._saved_iteration = iteration
-            return f"iteration {iteration} is saved, start again to go on from there"
+            return f"iteration {iteration} is saved, start again to resume from it"
 
-    def save_unsaved(self) -> str:
-        """Save the last finished iteration unless it has been; returns as `save` does."""
+    def save_if_new(self) -> str:
+        """Save the last finished iteration unless it is saved already; return a clause for the log."""
         with self._lock:
             iteration = self.arguments["iteration"]
             if not self.checkpointer.save_dir:
-                return "there is no OUTPUT_DIR to save to"
+                return "nothing is saved without an OUTPUT_DIR"
             if not self.checkpointer.save_to_disk:
-                return "saving is left to the main process"
+                return "only the main process saves"
             if iteration == 0:
                 return "no iteration is finished"
             if iteration == self._saved_iteration:
-                return f"iteration {iteration} is saved already, start again to go on from there"
+                return f"iteration {iteration} is saved already, start again to resume from it"
             return self.save()
 
     def try_to_save(self) -> str:
-        """`save_unsaved` after an error, which a second one shall not hide."""
+        """Call `save_if_new` after an error; return a second error as text, so that it does not hide the first."""
         try:
-            return self.save_unsaved()
+            return self.save_if_new()
         except (InputError, RuntimeError) as error:
             return f"nothing could be saved: {error}"
 
     def _write(self, name: str, tag: bool) -> None:
         with self._stream():
-            model = {**unwrapped(self.checkpointer.model).state_dict(), **self._kept}
+            model = {**unwrapped(self.checkpointer.model).state_dict(), **self._copies}
             self.checkpointer.save(name, tag, model=model, **self._schedule, **self.arguments)
 
-    def _remember(self) -> None:
-        if self._kept:
-            torch._foreach_copy_(list(self._kept.values()), list(self._statistics.values()))
+    def _copy_early_changes(self) -> None:
+        """Copy the parts of the state that the next iteration changes before `finishing`."""
+        if self._copies:
+            torch._foreach_copy_(list(self._copies.values()), list(self._statistics.values()))
         scheduler = self.checkpointer.scheduler
         self._schedule = {} if scheduler is None else {"scheduler": dict(scheduler.state_dict())}
         self._event = None
@@ -104,20 +109,20 @@ class TrainingState:
             self._event.record()
 
     def _stream(self) -> contextlib.AbstractContextManager:
-        """A stream that waits for the last finished iteration, not for what may hang behind it."""
+        """Make a CUDA stream that waits for the last finished iteration, but not for later kernels, which may hang."""
         if self._event is None:
             return contextlib.nullcontext()
-        # The current GPU is a thread's own: whoever saves may have another one.
+        # The current GPU belongs to a thread: the saving thread may have another one than the training loop.
         stream = torch.cuda.Stream(self._event.device)
         stream.wait_event(self._event)
         return torch.cuda.stream(stream)
 
 
 @contextlib.contextmanager
-def _children_unheard() -> Iterator[None]:
-    """Nothing is raised here because a process that reads images has died; whoever next reads from it will know.
+def _ignoring_child_exits() -> Iterator[None]:
+    """Keep torch's SIGCHLD handler from raising in the main thread when a data loader's worker dies.
 
-    torch raises from the signal's handler, in whatever the main thread is doing.
+    The next read from the data loader reports the dead worker.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     if handler is None or threading.current_thread() is not threading.main_thread():

@@ -1,30 +1,37 @@
 """One step of the optimizer."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcos_core.engine.watchdog import Guard
+from fcos_core.modeling.fcos.targets import AssignedTargets
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList
+from fcos_core.structures.image_list import ByteImages, ImageList
+
+AssignTargets = Callable[[tuple[int, int], Sequence[BoxList]], AssignedTargets]
 
 
 class TrainingStep:
-    """Gradients of a batch and the update they make.
+    """Computes the gradients of a batch and updates the parameters with them.
 
     Args:
         model: images and targets to a dict of losses.
-        optimizer: of the model's parameters.
-        device: where the model is.
-        scaler: scales the loss against underflow of float16; without effect where it is not enabled.
-        precision: dtype that autocast computes in; None: the parameters'.
-        accumulate_steps: parts that a batch is taken in.
-        clip_gradient_norm: most that the gradient's norm may be; 0: anything.
-        channels_last: images are given to the model so laid out, as its weights should be.
+        optimizer: optimizer of the model's parameters.
+        device: device of the model.
+        assign_targets: (height, width) of the padded images and a process's whole share of boxes to targets that can
+            be sliced by images, such as `Detector.assign_targets`; None gives the boxes themselves to the model.
+        scaler: scales the loss so that float16 gradients do not underflow; None does not scale.
+        precision: dtype that autocast computes in; None computes in the parameters' dtype.
+        accumulate_steps: number of parts that a batch is computed in; more than 1 needs `assign_targets`.
+        clip_gradient_norm: largest norm of the gradient; 0 does not clip.
+        channels_last: give the model channels-last images, which fit channels-last weights.
+
+    Raises:
+        ValueError: `accumulate_steps` is more than 1 without `assign_targets`.
     """
 
     def __init__(
@@ -32,15 +39,21 @@ class TrainingStep:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         device: torch.device | str,
+        assign_targets: AssignTargets | None = None,
         scaler: torch.amp.GradScaler | None = None,
         precision: torch.dtype | None = None,
         accumulate_steps: int = 1,
         clip_gradient_norm: float = 0.0,
         channels_last: bool = False,
     ) -> None:
+        if accumulate_steps > 1 and assign_targets is None:
+            raise ValueError(
+                f"accumulate_steps is {accumulate_steps}: give assign_targets, which normalizes by the whole batch."
+            )
         self.model = model
         self.optimizer = optimizer
         self.device = torch.device(device)
+        self.assign_targets = assign_targets
         self.scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
         self.precision = precision
         self.accumulate_steps = accumulate_steps
@@ -48,38 +61,46 @@ class TrainingStep:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def compute_gradients(
-        self, images: ImageList, targets: Sequence[BoxList], guard: Guard, iteration: int
+        self,
+        images: ByteImages | ImageList,
+        targets: Sequence[BoxList],
+        report_phase: Callable[[str], None] = lambda phase: None,
     ) -> dict[str, Tensor]:
-        """Set every parameter's gradient to the batch's.
+        """Set every parameter's gradient to the gradient of the batch.
 
         Args:
             images: this process's share of the batch, on any device.
-            targets: an image each.
-            guard: is told what is being done.
-            iteration: for the guard.
+            targets: boxes of each image, on any device.
+            report_phase: called with "forward" and "backward" before each of these phases.
 
         Returns:
             Losses of the share, scalars without gradient.
         """
-        targets = [target.to(self.device) for target in targets]
+        report_phase("forward")
+        boxes = [target.to(self.device) for target in targets]
+        # Assigned once, to normalize by the whole batch: losses and gradients of its parts then add up to its own.
+        assigned = self.assign_targets(images.padded_size, boxes) if self.assign_targets else boxes
         self.optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
-        parts = _parts(images, targets, self.accumulate_steps)
-        for number, (part, part_targets) in enumerate(parts, 1):
-            # Normalizers are those of the whole batch, so that the parts' losses and gradients add up to its own.
-            batch_targets = (targets,) if len(parts) > 1 else ()
-            with contextlib.nullcontext() if number == len(parts) else self._without_averaging():
-                guard.at(iteration, "forward")
-                part = part.to(self.device, memory_format=self.memory_format)
+        bounds = [len(images) * part // self.accumulate_steps for part in range(self.accumulate_steps + 1)]
+        for start, stop in pairwise(bounds):
+            # Processes average the sum of the parts' gradients, with the last part.
+            with contextlib.nullcontext() if stop == len(images) else self._without_averaging():
+                report_phase("forward")
+                part = self._network_input(images[start:stop])
                 with self._autocast():
-                    losses = self.model(part, part_targets, *batch_targets)
-                guard.at(iteration, "backward")
+                    losses = self.model(part, assigned[start:stop])
+                report_phase("backward")
                 self.scaler.scale(sum(losses.values())).backward()
             totals = {name: totals.get(name, 0) + loss.detach() for name, loss in losses.items()}
         return totals
 
     def clip_gradients(self) -> Tensor | None:
-        """Bring the gradient's norm down where it is too large; its norm before, None where none is asked for."""
+        """Scale the gradient down to `clip_gradient_norm` if its norm is larger.
+
+        Returns:
+            The norm before, a scalar; None without clipping.
+        """
         if not self.clip_gradient_norm:
             return None
         self.scaler.unscale_(self.optimizer)
@@ -87,19 +108,18 @@ class TrainingStep:
         return nn.utils.clip_grad_norm_(parameters, self.clip_gradient_norm)
 
     def update(self) -> None:
-        """Let the optimizer take its step; left out where float16 gradients overflowed."""
+        """Update the parameters, unless float16 gradients overflowed."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _without_averaging(self) -> contextlib.AbstractContextManager:
-        """Processes average the sum of the parts' gradients, with the last part."""
+    def _network_input(self, images: ByteImages | ImageList) -> ImageList:
+        images = images.to(self.device)
+        if isinstance(images, ByteImages):
+            return images.normalize(self.memory_format)
+        return images.to(memory_format=self.memory_format)
+
+    def _without_averaging(self) -> contextlib.AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)
-
-
-def _parts(images: ImageList, targets: Sequence[BoxList], count: int) -> list[tuple[ImageList, Sequence[BoxList]]]:
-    """The batch in `count` parts that differ by at most one image."""
-    bounds = [len(targets) * part // count for part in range(count + 1)]
-    return [(images[start:stop], targets[start:stop]) for start, stop in pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""Test a trained detector on every dataset that the config names."""
+"""Test a trained detector on every dataset of DATASETS.TEST."""
 
 import logging
 import os
@@ -16,17 +16,18 @@ from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.utils import comm
-from fcos_core.weights.matching import load_matching
+from fcos_core.utils.process_group import check_device
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
+from fcos_core.weights.weight_matching import load_matching_weights
 
 logger = logging.getLogger(__name__)
 
 
 def test_data_loaders(cfg: Config) -> dict[str, BatchLoader]:
-    """A loader for each dataset of DATASETS.TEST, by name.
+    """Make a loader for each dataset of DATASETS.TEST, by name.
 
     Raises:
-        InputError: a dataset cannot be used, or TEST.EVALUATOR cannot.
+        InputError: a dataset or TEST.EVALUATOR cannot be used.
     """
     check_evaluator(cfg.TEST.EVALUATOR)
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
@@ -39,22 +40,22 @@ def test(
     model: nn.Module | None = None,
     check_expected: bool = True,
 ) -> dict[str, dict[str, Any] | None]:
-    """Test `model`, or the file that MODEL.WEIGHT names, on every dataset.
+    """Test `model`, or the detector in the file MODEL.WEIGHT, on every dataset.
 
     Args:
         cfg: the whole config.
-        data_loaders: as `test_data_loaders` gives them.
-        model: on MODEL.DEVICE; run as it is, whatever TEST.COMPILE says.
-        check_expected: compare metrics with TEST.EXPECTED_RESULTS.
+        data_loaders: as `test_data_loaders` makes them.
+        model: a detector on MODEL.DEVICE, which TEST.COMPILE does not apply to; None: load MODEL.WEIGHT.
+        check_expected: True to compare the metrics with TEST.EXPECTED_RESULTS.
 
     Returns:
-        Dataset name to metrics, as `fcos_core.engine.inference.inference` gives them.
+        Dataset name to metrics, as `fcos_core.engine.inference.inference` returns them.
 
     Raises:
-        InputError: something in the config, the data or the weights cannot be used.
+        InputError: the config, the data or the weights cannot be used.
     """
     if model is None:
-        model = _load_model(cfg)
+        model = load_detector(cfg)
     results = {}
     for name, data_loader in data_loaders.items():
         results[name] = inference(
@@ -71,17 +72,25 @@ def test(
     return results
 
 
-def _load_model(cfg: Config) -> nn.Module:
+def load_detector(cfg: Config) -> nn.Module:
+    """Build the detector on MODEL.DEVICE in evaluation mode and load MODEL.WEIGHT; compile it if TEST.COMPILE is set.
+
+    Raises:
+        InputError: a value of the config or the weights file cannot be used, the file does not hold the whole
+            detector, or there is no such device.
+    """
     check_values(cfg)
+    check_device(cfg.MODEL.DEVICE)
     if not cfg.MODEL.WEIGHT:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
-    model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
+    model = build_detection_model(cfg).to(cfg.MODEL.DEVICE).eval()
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
-    matching = load_matching(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
+    matching = load_matching_weights(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
     untrained = [*matching.missing, *(key for key, _, _ in matching.mismatched)]
     if untrained:
         raise InputError(
-            f"'{cfg.MODEL.WEIGHT}' is not of this whole detector: {len(untrained)} parameters would be random, such "
-            f"as {untrained[0]}. Name a trained detector's file, with the config (NUM_CLASSES too) it was trained with."
+            f"'{cfg.MODEL.WEIGHT}' does not hold the whole detector: {len(untrained)} parameters would be random, such "
+            f"as {untrained[0]}. Name the file of a trained detector, and use the config of its training, NUM_CLASSES "
+            "included."
         )
     return compile_for_inference(model, precision=cfg.TEST.PRECISION) if cfg.TEST.COMPILE else model

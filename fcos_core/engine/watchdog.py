@@ -1,4 +1,4 @@
-"""Saves a training and ends its process when it is told to leave, or when it waits for too long."""
+"""Watchdog of the training loop: save and exit on a signal, or when a step hangs."""
 
 import logging
 import select
@@ -12,60 +12,60 @@ from types import TracebackType
 from fcos_core.utils import comm
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A longer wait would notice the end of the training, or a new limit, too late.
+# The thread checks so often for the end of the training and for a new deadline.
 _POLL_SECONDS = 0.5
-# Processes that wait for the same answer give up within this; the launcher ends them as soon as one has left.
+# The launcher ends all processes after the first exit: give the others, which hang too, time for their messages.
 _OTHERS_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-class Guard:
-    """While it is entered, a thread watches over the training loop of this process.
+class Watchdog:
+    """Thread that saves the training and ends the process on SIGTERM, SIGINT, or a step longer than `timeout`.
 
-    On SIGTERM or SIGINT, or when the loop has been in one step for longer than `timeout`, it calls `save`, says
-    what happened and ends the process. It needs nothing from the loop, which may be waiting in a collective for
-    processes that have gone; no collective is called.
+    The thread runs inside the `with` block. It needs nothing from the training loop, which may hang in a collective
+    because other processes have exited, and it calls no collective itself.
 
     Args:
-        save: saves where there is something to save; returns a sentence about it, without its full stop.
-        timeout: seconds.
+        save: saves the training if it is not saved yet; returns a clause about it for the log.
+        timeout: seconds that a timed step may take.
 
     Attributes:
-        iteration, step: what the loop is doing.
+        iteration: current 1-based iteration of the loop.
+        step: current step of the loop, a noun for messages.
     """
 
     def __init__(self, save: Callable[[], str], timeout: float) -> None:
         self._save = save
         self._timeout = timeout
-        self._limit = float("inf")
+        self._deadline = float("inf")
         self.iteration, self.step = 0, "start"
 
     def at(self, iteration: int, step: str, timed: bool = True) -> None:
-        """Note what the loop begins to do now.
+        """Note that the loop begins a step.
 
         Args:
             iteration: 1-based.
             step: a noun for messages.
-            timed: whether it may take no longer than the timeout.
+            timed: True if the timeout applies to the step.
         """
         self.iteration, self.step = iteration, step
-        self._limit = time.monotonic() + self._timeout if timed else float("inf")
+        self._deadline = time.monotonic() + self._timeout if timed else float("inf")
 
     def __str__(self) -> str:
         return f"process {comm.get_rank()} in iteration {self.iteration}, {self.step}"
 
-    def __enter__(self) -> "Guard":
-        self._waker, self._ear = socket.socketpair()
-        self._handlers = {}
-        # Only the main thread receives signals; a loop that runs elsewhere leaves them to whoever has it.
+    def __enter__(self) -> "Watchdog":
+        self._signal_writer, self._signal_reader = socket.socketpair()
+        self._former_handlers = {}
+        # Only the main thread receives signals; a loop in another thread leaves them to the program's handlers.
         if threading.current_thread() is threading.main_thread():
-            self._waker.setblocking(False)
-            # Python runs handlers between bytecodes, never inside a collective; the byte is written at once.
-            self._former_fd = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-            self._handlers = {number: signal.signal(number, _nothing) for number in SIGNALS}
+            self._signal_writer.setblocking(False)
+            # Python delays handlers until a collective returns, but writes the signal's number to this socket at once.
+            self._former_fd = signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
+            self._former_handlers = {number: signal.signal(number, _do_nothing) for number in SIGNALS}
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
         return self
 
@@ -74,34 +74,34 @@ class Guard:
     ) -> None:
         self._done.set()
         self._thread.join()
-        if self._handlers:
-            for number, handler in self._handlers.items():
+        if self._former_handlers:
+            for number, handler in self._former_handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._former_fd)
-        self._waker.close()
-        self._ear.close()
+        self._signal_writer.close()
+        self._signal_reader.close()
 
     def _watch(self) -> None:
         while not self._done.is_set():
-            rest = max(0.0, self._limit - time.monotonic())
-            if select.select([self._ear], [], [], min(rest, _POLL_SECONDS))[0]:
-                for number in self._ear.recv(64):
+            remaining = max(0.0, self._deadline - time.monotonic())
+            if select.select([self._signal_reader], [], [], min(remaining, _POLL_SECONDS))[0]:
+                for number in self._signal_reader.recv(64):
                     if number in SIGNALS:
-                        self._leave(f"Received {signal.Signals(number).name}", 128 + number)
-            elif time.monotonic() >= self._limit:
-                reason = f"No answer for {self._timeout:g} s (DISTRIBUTED.TIMEOUT)"
-                self._leave(reason, 1, linger=_OTHERS_SECONDS if comm.get_world_size() > 1 else 0)
+                        self._save_and_exit(f"Received {signal.Signals(number).name}", 128 + number)
+            elif time.monotonic() >= self._deadline:
+                reason = f"No progress for {self._timeout:g} s (DISTRIBUTED.TIMEOUT)"
+                self._save_and_exit(reason, 1, delay=_OTHERS_SECONDS if comm.get_world_size() > 1 else 0)
 
-    def _leave(self, reason: str, status: int, linger: float = 0) -> None:
+    def _save_and_exit(self, reason: str, status: int, delay: float = 0) -> None:
         where = str(self)
         try:
             saved = self._save()
-        except Exception as error:  # the process ends in any case, and says why nothing was saved
+        except Exception as error:  # exit in any case, and log why nothing was saved
             saved = f"nothing could be saved: {error}"
-        logger.warning("%s: %s; %s. Leaving.", reason, where, saved)
-        time.sleep(linger)
-        comm.leave(status)
+        logger.warning("%s: %s; %s. Exiting.", reason, where, saved)
+        time.sleep(delay)
+        comm.exit_now(status)
 
 
-def _nothing(number: int, frame: object) -> None:
-    """The byte that the signal wrote has woken the guard's thread."""
+def _do_nothing(number: int, frame: object) -> None:
+    """Handle a signal whose number has already reached the watchdog through the socket."""

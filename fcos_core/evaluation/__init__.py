@@ -1,6 +1,7 @@
 """Compute COCO metrics from detections."""
 
-from fcos_core.evaluation.coco import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
+from fcos_core.config.checks import METRICS
+from fcos_core.evaluation.coco import check_evaluator, check_expected_results, coco_results, evaluate
 from fcos_core.evaluation.predictions import Predictions
 
 __all__ = ["METRICS", "Predictions", "check_evaluator", "check_expected_results", "coco_results", "evaluate"]

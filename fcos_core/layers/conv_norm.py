@@ -1,4 +1,4 @@
-"""A convolution and the normalization after it, as one convolution where that computes the same."""
+"""Convolution and normalization, folded into one convolution where the result is the same."""
 
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.layers.inference_conv import InferenceConv2d
 
-# What `folded` gives for each convolution, where `fold_together` has taken many at once.
+# Results of `folded` for many convolutions, computed together by `fold_together.folded_together`.
 FOLDS: ContextVar[Mapping[nn.Conv2d, tuple[Tensor, Tensor]] | None] = ContextVar("folds", default=None)
 
 
 def conv_norm(
     x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """`norm(conv(x))` for x (N, C, H, W), plus `shortcut` of its shape, rectified if `relu`.
+    """Compute `norm(conv(x))` for x (N, C, H, W), add `shortcut` of the same shape, and apply ReLU if `relu`.
 
-    After `convert_convs`, `shortcut` is overwritten: nothing else may read it any more.
-    While gradients are recorded and the statistics are fixed, the normalization goes into the convolution's weight
-    and bias: it then keeps no activation for its backward pass, half of what a network keeps otherwise. Gradients
-    reach its own weight and bias through the convolution's.
+    After `convert_convs`, the result overwrites `shortcut`, so nothing else may read `shortcut` afterwards.
+
+    In training with fixed statistics, the normalization is folded into the convolution's weight and bias. The
+    normalization then keeps no activation for the backward pass, which halves the activations that a network keeps.
+    Gradients reach the norm's parameters through the folded weight and bias.
     """
     if isinstance(conv, InferenceConv2d) and isinstance(norm, nn.Identity):
         return conv(x, shortcut, relu)
@@ -39,10 +40,11 @@ def conv_norm(
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that computes `norm(conv(x))`, differentiable.
+    """Return weight and bias of the convolution that computes `norm(conv(x))`, differentiable.
 
     Args:
-        norm: one that `has_fixed_statistics`.
+        conv: convolution before the norm.
+        norm: normalization with fixed statistics.
     """
     scale = norm.weight * (norm.running_var + epsilon(norm)).rsqrt()
     offset = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
@@ -50,24 +52,24 @@ def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def has_fixed_statistics(norm: nn.Module | None) -> bool:
-    """Whether `norm` multiplies and shifts each channel by numbers that do not depend on its input."""
+    """Return True if `norm` scales and shifts each channel by numbers that do not depend on the input."""
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm.affine and norm.track_running_stats and not norm.training
     return isinstance(norm, FrozenBatchNorm2d)
 
 
 def epsilon(norm: nn.Module) -> float:
-    """What `norm`, one that `has_fixed_statistics`, adds to the variance."""
+    """Return the number that `norm`, which has fixed statistics, adds to the variance."""
     return 0.0 if isinstance(norm, FrozenBatchNorm2d) else norm.eps
 
 
 def convert_convs(model: nn.Module) -> int:
-    """Make every convolution of `model` an `InferenceConv2d`, in place.
+    """Replace every convolution of `model` by an `InferenceConv2d`, in place.
 
-    A norm that `has_fixed_statistics` and directly follows one goes into it, and becomes an identity.
+    A norm with fixed statistics directly after a convolution is folded into it and replaced by an identity.
 
     Returns:
-        How many norms there were.
+        Number of norms that were folded.
     """
     num_folded = 0
     for module in list(model.modules()):
@@ -85,19 +87,19 @@ def convert_convs(model: nn.Module) -> int:
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution, its normalization, and whatever layers follow; `nn.Sequential`'s keys."""
+    """Convolution, normalization and any further layers, with the state-dict keys of `nn.Sequential`."""
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, *others = self
-        rectified = len(others) > 0 and isinstance(others[0], nn.ReLU)
-        x = conv_norm(x, conv, norm, relu=rectified)
-        for layer in others[1:] if rectified else others:
+        relu = len(others) > 0 and isinstance(others[0], nn.ReLU)
+        x = conv_norm(x, conv, norm, relu=relu)
+        for layer in others[1:] if relu else others:
             x = layer(x)
         return x
 
 
 def conv_norm_pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
-    """The layers of every `conv_norm` in `module`: the first two of a `ConvNorm`, and convN with the bnN beside it."""
+    """Yield the layers of every `conv_norm` in `module`: the first two of a `ConvNorm`, and convN with its bnN."""
     for parent in module.modules():
         if isinstance(parent, ConvNorm):
             yield parent[0], parent[1]

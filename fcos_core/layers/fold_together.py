@@ -1,4 +1,4 @@
-"""Many fixed normalizations folded into their convolutions at once."""
+"""Folding of many normalizations into their convolutions at once."""
 
 import contextlib
 from collections import defaultdict
@@ -14,10 +14,11 @@ from fcos_core.layers.conv_norm import FOLDS, conv_norm_pairs, epsilon, has_fixe
 
 @contextlib.contextmanager
 def folded_together(module: nn.Module) -> Iterator[None]:
-    """Within it, and while gradients are recorded, `conv_norm` finds the normalizations in `module` folded already.
+    """Fold all fixed normalizations in `module` on entry, for `conv_norm` to use inside the context in training.
 
-    One by one each takes some twenty small kernels there and back, which on a GPU is longer than its convolution;
-    here all of one filter size take as many together. `torch.compile` sees to that itself and is left alone.
+    Folded one by one, each normalization takes some twenty small kernels in forward and backward pass, which on a GPU
+    is longer than its convolution. Here all norms of one filter size share these kernels. torch.compile fuses such
+    kernels itself, so compiled code does not use these folds.
     """
     token = FOLDS.set(_fold_all(module))
     try:
@@ -27,19 +28,19 @@ def folded_together(module: nn.Module) -> Iterator[None]:
 
 
 def _fold_all(module: nn.Module) -> dict[nn.Conv2d, tuple[Tensor, Tensor]]:
-    alike = defaultdict(list)
+    groups = defaultdict(list)
     for conv, norm in conv_norm_pairs(module):
         if has_fixed_statistics(norm) and conv.bias is None and _is_dense(conv.weight):
-            alike[conv.weight[0].numel(), epsilon(norm)].append((conv, norm))
+            groups[conv.weight[0].numel(), epsilon(norm)].append((conv, norm))
     folds = {}
-    for (_, eps), pairs in alike.items():
+    for (_, eps), pairs in groups.items():
         convs, norms = zip(*pairs, strict=True)
         folds.update(zip(convs, _fold(convs, norms, eps), strict=True))
     return folds
 
 
 def _fold(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], eps: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `folded` gives for each pair, in the dtype that the convolutions compute in."""
+    """Return `folded` weight and bias of each pair, in the dtype that the convolutions compute in."""
     weight, bias, mean, var = (
         torch.cat([getattr(norm, name) for norm in norms]) for name in ("weight", "bias", "running_mean", "running_var")
     )
@@ -53,11 +54,14 @@ def _fold(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], eps: float) ->
 
 
 class _ScaleChannels(Function):
-    """Dense weights (O_i, I_i, H_i, W_i) of one I * H * W, each output channel times its element of `scale`."""
+    """Multiplies each output channel of many dense weights (O_i, I_i, H_i, W_i) by its element of `scale`.
+
+    I_i * H_i * W_i is the same for all weights.
+    """
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, scale: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        # Of the weights the parameters themselves are kept, not their rows.
+        # Save the parameters, which exist anyway, and not the copies that `_rows` makes.
         ctx.save_for_backward(scale, *weights)
         return _from_rows(_rows(weights, weights).mul_(scale[:, None]).to(dtype), weights)
 
@@ -71,13 +75,13 @@ class _ScaleChannels(Function):
 
 
 def _rows(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Tensors of the weights' shapes as one matrix, a row an output channel, its elements as the weight has them."""
+    """Copy tensors of the weights' shapes into one matrix, one row per output channel, in the weights' memory order."""
     pairs = zip(tensors, weights, strict=True)
     return torch.cat([(t if w.is_contiguous() else t.permute(0, 2, 3, 1)).flatten(1) for t, w in pairs])
 
 
 def _from_rows(rows: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What `_rows` has put together, each laid out in memory as its weight is."""
+    """Split the matrix of `_rows` into tensors with the shapes and memory layouts of the weights."""
     parts = zip(rows.split([len(weight) for weight in weights]), weights, strict=True)
     return tuple(part.as_strided(w.shape, w.stride(), part.storage_offset()) for part, w in parts)
 

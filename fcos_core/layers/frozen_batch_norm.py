@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """BatchNorm whose four vectors are buffers; without epsilon, as in Caffe2's ResNets.
+    """BatchNorm whose weight, bias, mean and variance are buffers; without epsilon, as in Caffe2's ResNets.
 
     Args:
         num_features: C of an input (N, C, H, W).

@@ -1,21 +1,21 @@
-"""IoU loss on distances to the four sides."""
+"""IoU loss of distances to the four sides of a box."""
 
 import torch
 from torch import Tensor, nn
 
 
 class IOULoss(nn.Module):
-    """-log((intersection + 1) / (union + 1)) of boxes that share a location (UnitBox, sec. 3.1)."""
+    """IoU loss, -log((intersection + 1) / (union + 1)), of boxes that share a location (UnitBox, sec. 3.1)."""
 
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Weighted mean loss.
+        """Return the weighted mean loss.
 
         Args:
             pred, target: (N, 4) distances (left, top, right, bottom) in pixels, positive.
-            weight: (N,), each pair's share; equal shares without it or where all are zero.
+            weight: (N,), weight of each pair; all pairs weigh the same if it is None or all zeros.
 
         Returns:
-            Scalar: sum(loss * weight) / sum(weight); 0 for no pairs.
+            Scalar: sum(loss * weight) / sum(weight), 0 without pairs.
         """
         losses = iou_losses(pred, target)
         if losses.numel() == 0:
@@ -26,7 +26,7 @@ class IOULoss(nn.Module):
 
 
 def iou_losses(pred: Tensor, target: Tensor) -> Tensor:
-    """(N,) losses of `IOULoss`, before the mean."""
+    """Return the (N,) losses of `IOULoss` before the mean."""
     intersection = _area(torch.minimum(pred, target))
     union = _area(pred) + _area(target) - intersection
     return ((union + 1) / (intersection + 1)).log()

@@ -1,6 +1,6 @@
-"""Layers that read and write the dtype of their input, where autocast would have float32 on CUDA.
+"""Layers whose output has the dtype of the input, although autocast would choose float32 on CUDA.
 
-In bfloat16 or float16 their outputs, and whatever is added to those, are kept for the backward pass in half the memory.
+Their bfloat16 or float16 outputs take half the memory that float32 outputs would take until the backward pass.
 """
 
 import contextlib
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """Within it operators on x's device compute in the dtypes that they are given."""
-    # There is no autocast for tensors without data.
+    """Return a context in which autocast on x's device is off."""
+    # Autocast does not exist for the meta device.
     return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def upsample(x: Tensor, scale_factor: int, mode: str) -> Tensor:
-    """x (N, C, H, W) at `scale_factor` times its size, interpolated "nearest" or "bilinear" (align_corners false)."""
+    """Enlarge x (N, C, H, W) by `scale_factor`, with mode "nearest" or "bilinear" (align_corners false)."""
     with without_autocast(x):
         return F.interpolate(x, scale_factor=scale_factor, mode=mode)
 
 
 class Upsample(nn.Module):
-    """`upsample` as a layer."""
+    """Layer that applies `upsample`."""
 
     def __init__(self, scale_factor: int, mode: str) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Upsample(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm`; of half inputs the statistics are summed in float32."""
+    """`nn.GroupNorm` that keeps the dtype of its input; statistics of half types are summed in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):
-            # The CUDA kernel takes all three in one dtype.
+            # PyTorch's CUDA kernel requires input, weight and bias of one dtype.
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)

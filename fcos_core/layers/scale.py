@@ -1,4 +1,4 @@
-"""A learnt factor."""
+"""Trained scalar factor."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Batch normalization on the statistics of all processes' batches together."""
+"""Batch normalization with statistics of the batches of all processes."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from fcos_core.utils import comm
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """What `nn.SyncBatchNorm` computes, on any device; that one, and DistributedDataParallel with it, refuse CPUs.
+    """Synchronized BatchNorm for any device; PyTorch's `nn.SyncBatchNorm` does not run on CPUs.
 
-    Processes may have different numbers of values a channel, even none. Gradients of weight and bias are those of
-    the process's own values, for DistributedDataParallel to average. One process alone has plain BatchNorm.
+    Processes may have different numbers of values per channel, even none. Gradients of weight and bias come from the
+    process's own values, and DistributedDataParallel averages them. A single process computes plain BatchNorm.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize x (N, C, H, W); the output has its shape and dtype, statistics have float32 or more.
+        """Normalize x (N, C, H, W) to an output of the same shape and dtype; statistics are float32 or float64.
 
         Raises:
-            ValueError: in training, all processes together have less than two values a channel.
+            ValueError: in training, all processes together have less than two values per channel.
         """
         if not self.training or comm.get_world_size() == 1:
             return super().forward(x)
@@ -42,7 +42,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 class _Normalize(Function):
-    """Batch normalization with given statistics, through which its gradient goes to every process's values."""
+    """Batch normalization with statistics of all processes, whose gradient covers the values of all processes."""
 
     @staticmethod
     def forward(
@@ -56,41 +56,41 @@ class _Normalize(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, invstd)
         ctx.count = count
-        out = _standardized(x, mean, invstd)
+        out = _standardize(x, mean, invstd)
         if weight is not None:
-            out = out * _beside(weight, x) + _beside(bias, x)
+            out = out * _broadcast(weight, x) + _broadcast(bias, x)
         return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, invstd = ctx.saved_tensors
-        standardized = _standardized(x, mean, invstd)
+        standardized = _standardize(x, mean, invstd)
         grad = grad.to(mean.dtype)
-        own = torch.stack([_channel_sums(grad), _channel_sums(grad * standardized)])
+        sums = torch.stack([_channel_sums(grad), _channel_sums(grad * standardized)])
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            through_mean, through_std = comm.all_reduce_sum(own) / ctx.count
-            grad_x = grad - _beside(through_mean, x) - standardized * _beside(through_std, x)
-            grad_x = (grad_x * _beside(invstd if weight is None else invstd * weight, x)).to(x.dtype)
+            through_mean, through_std = comm.all_reduce_sum(sums) / ctx.count
+            grad_x = grad - _broadcast(through_mean, x) - standardized * _broadcast(through_std, x)
+            grad_x = (grad_x * _broadcast(invstd if weight is None else invstd * weight, x)).to(x.dtype)
         if weight is not None:
-            grad_bias, grad_weight = own.to(weight.dtype)
+            grad_bias, grad_weight = sums.to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
 @torch.no_grad()
 def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Mean and biased variance of each channel over all processes, (C,) float64, and the number of its values.
+    """Return mean and biased variance of each channel over all processes, (C,) float64, and the number of values.
 
-    Every process combines the same numbers in the same order: all get the same bits.
+    Every process combines the same numbers in the same order, so all processes get the same bits.
     """
     shape = tuple(x.shape)
     x = x.to(_at_least_float32(x))
     channels = x.shape[1]
     count = x.numel() // channels
     mean = _channel_sums(x) / max(count, 1)
-    squares = _channel_sums((x - _beside(mean, x)).square())
-    # float64 also for float32 values: it holds every count, and the deviations of the means.
+    squares = _channel_sums((x - _broadcast(mean, x)).square())
+    # float64 even for float32 values: it represents every count exactly and keeps the digits of nearly equal means.
     own = torch.cat([mean.double(), squares.double(), mean.new_tensor([count], dtype=torch.float64)])
     gathered = [torch.empty_like(own) for _ in range(comm.get_world_size())]
     dist.all_gather(gathered, own)
@@ -99,7 +99,7 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
     if total < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got {total}; own input {shape}")
     mean = (counts * means).sum(0) / total
-    # Chan, Golub and LeVeque 1983: deviations from the own mean, then that mean's from the whole one.
+    # Chan, Golub and LeVeque 1983: add the squared deviation of each process's mean from the common mean.
     squares = squares + counts * (means - mean).square()
     return mean, squares.sum(0) / total, total
 
@@ -108,15 +108,15 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _standardized(x: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
-    return (x.to(mean.dtype) - _beside(mean, x)) * _beside(invstd, x)
+def _standardize(x: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
+    return (x.to(mean.dtype) - _broadcast(mean, x)) * _broadcast(invstd, x)
 
 
-def _beside(vector: Tensor, x: Tensor) -> Tensor:
-    """(C,) as (C, 1, ...), to broadcast with x (N, C, ...)."""
+def _broadcast(vector: Tensor, x: Tensor) -> Tensor:
+    """Reshape (C,) to (C, 1, ...), to broadcast with x (N, C, ...)."""
     return vector.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def _channel_sums(x: Tensor) -> Tensor:
-    """(N, C, ...) to (C,)."""
+    """Sum (N, C, ...) over everything but the channels, to (C,)."""
     return x.sum([0, *range(2, x.ndim)])

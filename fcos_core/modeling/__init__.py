@@ -1,0 +1,1 @@
+"""The detector: backbone, neck, FCOS head, and the registry that YAML files choose from."""

@@ -1,4 +1,4 @@
-"""The detector: backbone and FCOS."""
+"""The detector, a backbone with FCOS on its levels."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,19 @@ from fcos_core.config.checks import check_values
 from fcos_core.errors import InputError
 from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.fcos.fcos import FCOS, build_fcos
+from fcos_core.modeling.fcos.targets import AssignedTargets
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList, to_image_list
+from fcos_core.structures.image_list import ByteImages, ImageList, to_image_list
 
 
 class Detector(nn.Module):
-    """Images to losses or detections.
+    """Backbone and FCOS: images to losses in training, to detections in evaluation.
 
     Args:
-        backbone: (N, 3, H, W) to a list of levels, finest first.
-        rpn: FCOS on those levels; named as in published checkpoints.
+        backbone: (N, 3, H, W) to a list of levels, finest first. Its method level_sizes(height, width) gives the
+            (height, width) of each level for images of that padded size; without the method, the detector takes
+            ceil(size / stride).
+        rpn: FCOS on these levels; the name is the one in published checkpoints.
     """
 
     def __init__(self, backbone: nn.Module, rpn: FCOS) -> None:
@@ -28,40 +31,54 @@ class Detector(nn.Module):
 
     def forward(
         self,
-        images: ImageList | Tensor | Sequence[Tensor],
-        targets: Sequence[BoxList] | None = None,
-        batch_targets: Sequence[BoxList] | None = None,
+        images: ImageList | ByteImages | Tensor | Sequence[Tensor],
+        targets: Sequence[BoxList] | AssignedTargets | None = None,
     ) -> dict[str, Tensor] | list[BoxList]:
-        """Losses in training, detections in evaluation.
+        """Return losses in training mode, detections in evaluation mode.
 
         Args:
-            images: (N, 3, H, W), height and width multiples of 32, as the config's transforms give them; other
-                forms as in `to_image_list`.
-            targets: in training, per image boxes with field "labels", (M,) int64, 1-based, in pixels of `images`.
-            batch_targets: in training on a part of a batch, the targets of all its parts, `targets` among them;
-                all parts have the size of `images`. See `FCOSLoss`.
+            images: (N, 3, H, W), height and width multiples of 32, as the config's transforms give them, or bytes
+                that are normalized here; other forms as in `to_image_list`.
+            targets: in training, boxes of each image with field "labels", (M,) int64, 1-based, in pixels of `images`;
+                or for a part of a batch, its part of the targets that `assign_targets` gave for the whole batch.
 
         Returns:
-            In training `loss_cls`, `loss_reg` and `loss_centerness`, scalars. In evaluation per image a BoxList
+            In training `loss_cls`, `loss_reg` and `loss_centerness`, scalars. In evaluation a BoxList per image,
             "xyxy" in pixels of `images` with fields "scores" and "labels", best first.
 
         Raises:
-            ValueError: training without targets.
+            ValueError: in training, targets are missing.
+            InputError: the backbone gives levels of other sizes than it says.
         """
         if self.training and targets is None:
             raise ValueError("In training mode the detector needs targets")
         images = to_image_list(images, size_divisible=32)
-        features = self.backbone(images.tensors)
         if not self.training:
-            return self.rpn(features, images.image_sizes)
-        return self.rpn(features, images.image_sizes, targets, batch_targets)
+            return self.rpn(self.backbone(images.tensors), images.image_sizes)
+        if not isinstance(targets, AssignedTargets):
+            targets = self.assign_targets(images.padded_size, targets)
+        return self.rpn(self.backbone(images.tensors), images.image_sizes, targets)
+
+    def assign_targets(self, padded_size: tuple[int, int], targets: Sequence[BoxList]) -> AssignedTargets:
+        """Assign boxes to locations, and sum the normalizers of the losses over all processes.
+
+        Args:
+            padded_size: (height, width) of the padded images in pixels.
+            targets: boxes of a process's whole share of a batch, as in `forward`.
+        """
+        if hasattr(self.backbone, "level_sizes"):
+            level_sizes = self.backbone.level_sizes(*padded_size)
+        else:
+            level_sizes = [tuple(-(-side // stride) for side in padded_size) for stride in self.rpn.strides]
+        parameter = next(self.parameters())
+        return self.rpn.assigner(level_sizes, targets, parameter.dtype, parameter.device)
 
 
 def build_detection_model(cfg: Config) -> Detector:
-    """The detector that `cfg` describes, on the CPU, in training mode, randomly initialized.
+    """Build the detector that `cfg` describes, on the CPU, in training mode, randomly initialized.
 
     Raises:
-        InputError: settings that are unknown, do not fit each other, or are not built yet.
+        InputError: a setting is unknown, does not fit another one, or is not built yet.
     """
     check_values(cfg)
     if cfg.MODEL.USE_SYNCBN:

@@ -1,21 +1,31 @@
-"""Names that a YAML may use, and what builds them."""
+"""Registry of the backbone names that a YAML may use."""
 
 import difflib
 from collections.abc import Callable
-from typing import Any
 
+from torch import nn
+
+from fcos_core.config import Config
 from fcos_core.errors import InputError
 
+Builder = Callable[[Config], nn.Module]
 
-class Registry(dict):
-    """Maps names to builders; `@REGISTRY.register(name, ...)` adds one."""
+
+class Registry(dict[str, Builder]):
+    """Dictionary from names to builders; error messages name `key`, the config key that takes the names."""
 
     def __init__(self, key: str) -> None:
         super().__init__()
         self._key = key
 
-    def register(self, *names: str) -> Callable[[Callable], Callable]:
-        def add(builder: Callable) -> Callable:
+    def register(self, *names: str) -> Callable[[Builder], Builder]:
+        """Return a decorator that adds a builder under each of `names`.
+
+        Raises:
+            ValueError: the registry already has one of `names`.
+        """
+
+        def add(builder: Builder) -> Builder:
             for name in names:
                 if name in self:
                     raise ValueError(f"{self._key} '{name}' is registered twice")
@@ -24,18 +34,18 @@ class Registry(dict):
 
         return add
 
-    def build(self, name: str, *args: Any) -> Any:
-        """Call the builder of `name`.
+    def build(self, name: str, cfg: Config) -> nn.Module:
+        """Call the builder of `name` with `cfg`.
 
         Raises:
-            InputError: the name is unknown; the nearest known one is named.
+            InputError: the name is unknown; the message gives the nearest known name.
         """
         if name not in self:
             near = difflib.get_close_matches(name, self, n=1, cutoff=0.0)[0]
             raise InputError(f"{self._key} '{name}' is unknown; the nearest known name is '{near}'.")
-        return self[name](*args)
+        return self[name](cfg)
 
 
-# Builders take the config and give an nn.Module: images (N, 3, H, W) -> list of feature maps, finest first.
-# The module publishes `out_channels` (one number) and `strides` (one a level).
+# A builder takes the config and returns a module: images (N, 3, H, W) to a list of feature levels, finest first.
+# The module publishes `out_channels` (one number for all levels) and `strides` (one number per level).
 BACKBONES = Registry("MODEL.BACKBONE.CONV_BODY")

@@ -1,8 +1,10 @@
-"""Learning rate with warm-up and steps."""
+"""Learning-rate schedule with warm-up and milestones."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -11,22 +13,21 @@ from fcos_core.config.checks import WARMUP_METHODS, check_values
 
 
 class WarmupMultiStepLR(LRScheduler):
-    """At the 1-based iteration i: base * warmup(i) * gamma^(number of milestones <= i).
+    """Schedule with the learning rate base * warmup(i) * gamma^(number of milestones <= i) in the 1-based iteration i.
 
     `step()` may be called at the start of every iteration, as HRNet-FCOS does, or at its end, as PyTorch
-    advises: iteration i has the same learning rate either way. `last_epoch` is the number of calls that
-    opened an iteration.
+    advises: iteration i has the same learning rate either way. `last_epoch` is the number of iterations begun.
 
     Args:
-        optimizer: its groups' learning rates are the bases.
+        optimizer: the learning rates of its groups are the bases.
         milestones: increasing 1-based iterations.
         gamma: factor at each milestone.
-        warmup_factor, warmup_iters: warmup(i) is the factor while i < warmup_iters ("constant"), or goes from
-            it at 0 to 1 at warmup_iters in a straight line ("linear"); 1 from there on.
-        warmup_method: "constant" or "linear".
+        warmup_factor: warmup(i) for i < warmup_iters if the method is "constant"; warmup(0) if it is "linear".
+        warmup_iters: first iteration with the full learning rate.
+        warmup_method: "constant", or "linear" for a straight line from `warmup_factor` to 1.
 
     Raises:
-        ValueError: milestones that do not increase, or another method.
+        ValueError: the milestones do not increase, or the method is unknown.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class WarmupMultiStepLR(LRScheduler):
         if list(milestones) != sorted(milestones):
             raise ValueError(f"Milestones must increase; they are {list(milestones)}")
         if warmup_method not in WARMUP_METHODS:
-            raise ValueError(f"The warm-up method is 'constant' or 'linear', not {warmup_method!r}")
+            raise ValueError(f"The warm-up method must be 'constant' or 'linear', not {warmup_method!r}")
         self.milestones = list(milestones)
         self.gamma = gamma
         self.warmup_factor = warmup_factor
@@ -49,10 +50,23 @@ class WarmupMultiStepLR(LRScheduler):
         self.warmup_method = warmup_method
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def step(self, epoch: int | None = None) -> None:
+        """Begin the next iteration and set its learning rates; `epoch`, part of PyTorch's interface, is ignored."""
+        # The optimizer took its step before the first call, so iteration 1 is over: begin iteration 2.
+        late = self.last_epoch == 0 and getattr(self.optimizer, "_opt_called", False)
+        self.last_epoch += 2 if late else 1
+        self._set_rates()
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Compute the learning rate of each parameter group in the current iteration."""
         iteration = max(self.last_epoch, 1)
         warmup, decay = self._warmup(iteration), self.gamma ** bisect_right(self.milestones, iteration)
         return [base * warmup * decay for base in self.base_lrs]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume at the iteration in `state_dict`; keep the constructor's milestones, factors and warm-up."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._set_rates()
 
     def _warmup(self, iteration: int) -> float:
         if iteration >= self.warmup_iters:
@@ -62,33 +76,21 @@ class WarmupMultiStepLR(LRScheduler):
         progress = iteration / self.warmup_iters
         return self.warmup_factor * (1 - progress) + progress
 
-    def step(self, epoch: None = None) -> None:
-        """Open the next iteration."""
-        # A first call that finds iteration 1 trained already, on the rate set at the start, opens the second.
-        trained = getattr(self.optimizer, "_opt_called", False)
-        self.last_epoch += 2 if self.last_epoch == 0 and trained else 1
-        self._apply()
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Resume at the iteration of `state_dict`; milestones, factors and warm-up stay as constructed."""
-        self.last_epoch = state_dict["last_epoch"]
-        self._apply()
-
     def _initial_step(self) -> None:
         self.last_epoch = 0
-        self._apply()
+        self._set_rates()
 
-    def _apply(self) -> None:
+    def _set_rates(self) -> None:
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
 
 
 def make_lr_scheduler(cfg: Config, optimizer: Optimizer) -> WarmupMultiStepLR:
-    """The schedule that SOLVER.* describes.
+    """Make the schedule that SOLVER.* describes.
 
     Raises:
-        InputError: STEPS that do not increase, or an unknown WARMUP_METHOD.
+        InputError: a value of SOLVER is invalid.
     """
     check_values(cfg)
     solver = cfg.SOLVER

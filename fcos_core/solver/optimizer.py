@@ -1,80 +1,91 @@
 """Stochastic gradient descent with momentum."""
 
+from collections import defaultdict
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+from torch.optim.sgd import sgd
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
 
-_OPTIONS = itemgetter(
-    "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "differentiable"
-)
+# Options of a parameter group that one call of `sgd` applies to all its tensors.
+_SHARED_OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach")
 
 
 class SGD(torch.optim.SGD):
-    """`torch.optim.SGD` whose groups of equal options take their step together.
+    """`torch.optim.SGD` that updates all parameters with equal options in one call.
 
-    PyTorch batches the kernels of a step within a group; published training states have a group for each parameter.
-    Groups and state dicts are as they would be; on CPU so is every bit.
+    PyTorch batches its kernels within a parameter group only, but published training states have one group per
+    parameter. Groups and state dicts keep that layout. On the CPU every bit equals that of `torch.optim.SGD`.
     """
 
+    def __init__(self, params: ParamsT, lr: float, momentum: float = 0.0) -> None:
+        super().__init__(params, lr=lr, momentum=momentum)
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; `closure`, if given, computes gradients and the returned loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = self.param_groups
-        self.param_groups = self._merged()
-        try:
-            super().step()
-        finally:
-            self.param_groups = groups
+        for (options, fused, _), parameters in self._batches().items():
+            self._update(parameters, fused, **dict(options))
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, also of a `torch.optim.SGD`, or one whose tensors lie otherwise in memory."""
+        """Load a state of this class or of `torch.optim.SGD`.
+
+        Each momentum is laid out in memory as its parameter is, so that the fused kernel can take it.
+        """
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
-            buffer = state.get("momentum_buffer")
-            if buffer is not None:
-                state["momentum_buffer"] = torch.empty_like(parameter, dtype=buffer.dtype).copy_(buffer)
+            momentum = state.get("momentum_buffer")
+            if momentum is not None:
+                state["momentum_buffer"] = torch.empty_like(parameter, dtype=momentum.dtype).copy_(momentum)
 
-    def _merged(self) -> list[dict[str, Any]]:
-        merged: dict[tuple, dict[str, Any]] = {}
+    def _batches(self) -> dict[tuple[Any, ...], list[Tensor]]:
+        """Collect the parameters with a gradient by everything that one call of `sgd` needs to be equal."""
+        batches = defaultdict(list)
         for group in self.param_groups:
-            options = _OPTIONS(group)
+            options = tuple((name, group[name]) for name in _SHARED_OPTIONS)
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                buffer = self.state.get(parameter, {}).get("momentum_buffer")
-                fused = group["fused"] or _fits_one_kernel(parameter, buffer)
-                # A first step makes the buffers, of all or of none.
-                key = (*options, fused, buffer is None)
-                if key not in merged:
-                    merged[key] = {**group, "fused": fused, "params": []}
-                merged[key]["params"].append(parameter)
-        return list(merged.values())
+                momentum = self.state.get(parameter, {}).get("momentum_buffer")
+                fused = group["fused"] or _fits_fused_kernel(parameter, parameter.grad, momentum) or None
+                # The kernels create the momentum of all their tensors in the first step, or of none.
+                batches[options, fused, momentum is None].append(parameter)
+        return batches
+
+    def _update(self, parameters: list[Tensor], fused: bool | None, momentum: float, **options: Any) -> None:
+        """Step `parameters` together; `fused` None lets PyTorch choose the kernel."""
+        buffers = [self.state[parameter].get("momentum_buffer") for parameter in parameters] if momentum else []
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        sgd(parameters, gradients, buffers, fused=fused, momentum=momentum, **options)
+        if momentum:
+            for parameter, buffer in zip(parameters, buffers, strict=True):
+                self.state[parameter]["momentum_buffer"] = buffer
 
 
-def _fits_one_kernel(parameter: Tensor, buffer: Tensor | None) -> bool | None:
-    """True for the kernel that reads and writes everything once; None: PyTorch chooses."""
-    if parameter.is_cuda and parameter.stride() == parameter.grad.stride():
-        return True if buffer is None or buffer.stride() == parameter.stride() else None
-    return None
+def _fits_fused_kernel(parameter: Tensor, gradient: Tensor, momentum: Tensor | None) -> bool:
+    """Return True if the fused CUDA kernel can run: it walks the memory of all tensors in one order."""
+    others = [gradient] if momentum is None else [gradient, momentum]
+    return parameter.is_cuda and all(other.stride() == parameter.stride() for other in others)
 
 
 def make_optimizer(cfg: Config, model: nn.Module) -> SGD:
-    """SGD over the trained parameters of `model`, one group each as in published training states.
+    """Make SGD for the trainable parameters of `model`, with one group per parameter as in published training states.
 
     A parameter with "bias" in its name has the learning rate BASE_LR * BIAS_LR_FACTOR and the weight decay
-    WEIGHT_DECAY_BIAS, any other BASE_LR and WEIGHT_DECAY.
+    WEIGHT_DECAY_BIAS; any other parameter has BASE_LR and WEIGHT_DECAY.
 
     Raises:
-        InputError: a rate or decay that SGD cannot take.
+        InputError: a value of SOLVER is invalid.
     """
     check_values(cfg)
     solver = cfg.SOLVER

@@ -1,0 +1,1 @@
+"""Plain data: boxes with fields, and batches of images."""

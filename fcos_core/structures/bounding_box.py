@@ -1,8 +1,8 @@
-"""Boxes of one image, with fields such as labels and scores."""
+"""The boxes of one image, with fields such as labels and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,18 +15,19 @@ FLIP_TOP_BOTTOM = 1
 class BoxList:
     """N boxes on an image of a given size.
 
-    Pixels are inclusive: a box covers x1 to x2, so its width is x2 - x1 + 1.
+    Pixels are inclusive: a box covers the pixels x1 to x2, so its width is x2 - x1 + 1.
 
     Args:
-        bbox: (N, 4), a tensor (its floating dtype is kept) or anything `torch.as_tensor` takes (float32).
+        bbox: (N, 4) coordinates in pixels: a tensor, whose floating dtype is kept, or anything else that
+            `torch.as_tensor` takes, which becomes float32, as integers do.
         image_size: (width, height) in pixels.
         mode: "xyxy" for (x1, y1, x2, y2) or "xywh" for (x1, y1, width, height).
 
     Raises:
-        ValueError: the shape or the mode is another.
+        ValueError: `bbox` is not (N, 4), or `mode` is neither of the two.
     """
 
-    def __init__(self, bbox: Tensor | Sequence, image_size: tuple[int, int], mode: str = "xyxy") -> None:
+    def __init__(self, bbox: Tensor | Sequence[Any], image_size: tuple[int, int], mode: str = "xyxy") -> None:
         if not isinstance(bbox, Tensor):
             bbox = torch.as_tensor(bbox, dtype=torch.float32)
             bbox = bbox.reshape(0, 4) if bbox.numel() == 0 else bbox
@@ -37,12 +38,13 @@ class BoxList:
         if mode not in ("xyxy", "xywh"):
             raise ValueError(f"mode must be 'xyxy' or 'xywh', not {mode!r}")
         self.bbox = bbox
-        self.size = tuple(image_size)
+        width, height = image_size
+        self.size = (width, height)
         self.mode = mode
         self.extra_fields: dict[str, Any] = {}
 
     def add_field(self, field: str, field_data: Any) -> None:
-        """Attach `field_data`, by convention one entry a box."""
+        """Attach `field_data`, a tensor or list with one entry a box, under the name `field`."""
         self.extra_fields[field] = field_data
 
     def get_field(self, field: str) -> Any:
@@ -55,7 +57,7 @@ class BoxList:
         return list(self.extra_fields)
 
     def convert(self, mode: str) -> BoxList:
-        """The same boxes as "xyxy" or "xywh"; fields are shared."""
+        """Return the same boxes as "xyxy" or "xywh", with the same fields."""
         if mode == self.mode:
             return self
         first, second = self.bbox.split(2, dim=1)
@@ -66,12 +68,19 @@ class BoxList:
         return self._like(box, mode=mode)
 
     def resize(self, size: tuple[int, int]) -> BoxList:
-        """Boxes on the image scaled to `size` (width, height): every coordinate times its axis' ratio."""
+        """Scale the boxes with their image to `size` (width, height): multiply coordinates by their axis' ratio."""
         ratios = [new / old for new, old in zip(size, self.size, strict=True)]
-        return self._like(self.bbox * self.bbox.new_tensor(ratios * 2), size=tuple(size))
+        return self._like(self.bbox * self.bbox.new_tensor(ratios * 2), size=size)
 
     def transpose(self, method: int) -> BoxList:
-        """Flip about the vertical (0, FLIP_LEFT_RIGHT) or the horizontal axis (1, FLIP_TOP_BOTTOM)."""
+        """Mirror the boxes with their image.
+
+        Args:
+            method: FLIP_LEFT_RIGHT (0) or FLIP_TOP_BOTTOM (1).
+
+        Raises:
+            ValueError: `method` is neither of the two.
+        """
         if method not in (FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM):
             raise ValueError("method must be FLIP_LEFT_RIGHT (0) or FLIP_TOP_BOTTOM (1)")
         x1, y1, x2, y2 = self.convert("xyxy").bbox.unbind(1)
@@ -83,7 +92,11 @@ class BoxList:
         return self._like(torch.stack([x1, y1, x2, y2], dim=1), mode="xyxy").convert(self.mode)
 
     def clip_to_image(self, remove_empty: bool = True) -> BoxList:
-        """Clip, in place, to 0 .. size - 1; with `remove_empty`, return only boxes of positive extent."""
+        """Clip the boxes in place to 0 .. size - 1 on each axis.
+
+        Returns:
+            With `remove_empty` a new list of the boxes with x2 > x1 and y2 > y1, otherwise this list.
+        """
         boxes = self.convert("xyxy")
         width, height = self.size
         boxes.bbox[:, 0::2].clamp_(min=0, max=width - 1)
@@ -95,41 +108,42 @@ class BoxList:
         return self[(x2 > x1) & (y2 > y1)]
 
     def area(self) -> Tensor:
-        """(N,) areas in pixels, inclusive: (x2 - x1 + 1) * (y2 - y1 + 1)."""
+        """Return (N,) areas in pixels: (x2 - x1 + 1) * (y2 - y1 + 1)."""
         width, height = self.convert("xywh").bbox[:, 2:].unbind(1)
         return width * height
 
     def to(self, *args: Any, **kwargs: Any) -> BoxList:
-        """Boxes and tensor fields moved as by `Tensor.to`; integer fields keep their dtype."""
-        moved = BoxList(self.bbox.to(*args, **kwargs), self.size, self.mode)
+        """Move boxes and tensor fields as `Tensor.to` does; integer fields keep their dtype."""
+        boxes = self.bbox.to(*args, **kwargs)
         non_blocking = kwargs.get("non_blocking", False)
-        for name, value in self.extra_fields.items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                value = value.to(*args, **kwargs)
-            elif isinstance(value, Tensor):
-                value = value.to(moved.bbox.device, non_blocking=non_blocking)
-            moved.add_field(name, value)
-        return moved
+
+        def move(field: Tensor) -> Tensor:
+            if field.is_floating_point():
+                return field.to(*args, **kwargs)
+            return field.to(boxes.device, non_blocking=non_blocking)
+
+        return self._like(boxes, fields=self._map_tensors(move))
 
     def pin_memory(self) -> BoxList:
-        """Boxes and tensor fields in page-locked memory."""
-        pinned = BoxList(self.bbox.pin_memory(), self.size, self.mode)
-        for name, value in self.extra_fields.items():
-            pinned.add_field(name, value.pin_memory() if isinstance(value, Tensor) else value)
-        return pinned
+        """Return the same boxes and tensor fields in page-locked memory."""
+        return self._like(self.bbox.pin_memory(), fields=self._map_tensors(Tensor.pin_memory))
 
     def copy_with_fields(self, fields: str | Sequence[str]) -> BoxList:
-        """The same boxes with `fields`, one name or several, alone."""
-        copy = BoxList(self.bbox, self.size, self.mode)
-        for name in [fields] if isinstance(fields, str) else fields:
-            copy.add_field(name, self.get_field(name))
-        return copy
+        """Return the same boxes with only `fields`, one name or several."""
+        names = [fields] if isinstance(fields, str) else fields
+        return self._like(self.bbox, fields={name: self.get_field(name) for name in names})
 
-    def __getitem__(self, item: Any) -> BoxList:
-        chosen = BoxList(self.bbox[item], self.size, self.mode)
-        for name, value in self.extra_fields.items():
-            chosen.add_field(name, value[item])
-        return chosen
+    def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> BoxList:
+        """Select boxes and their fields as torch indexes dimension 0; an int selects a list of one box."""
+        item = [item] if isinstance(item, int) else item
+        has_list = any(isinstance(value, list) for value in self.extra_fields.values())
+        # Only lists need the positions on the host, which has to wait for a GPU to read them.
+        positions = torch.arange(len(self), device=self.bbox.device)[item].tolist() if has_list else []
+        fields = {
+            name: [value[i] for i in positions] if isinstance(value, list) else value[item]
+            for name, value in self.extra_fields.items()
+        }
+        return self._like(self.bbox[item], fields=fields)
 
     def __len__(self) -> int:
         return self.bbox.shape[0]
@@ -138,7 +152,19 @@ class BoxList:
         width, height = self.size
         return f"BoxList(num_boxes={len(self)}, image_width={width}, image_height={height}, mode={self.mode})"
 
-    def _like(self, bbox: Tensor, mode: str | None = None, size: tuple[int, int] | None = None) -> BoxList:
+    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Return the fields with `function` applied to those that are tensors."""
+        fields = self.extra_fields.items()
+        return {name: function(value) if isinstance(value, Tensor) else value for name, value in fields}
+
+    def _like(
+        self,
+        bbox: Tensor,
+        mode: str | None = None,
+        size: tuple[int, int] | None = None,
+        fields: dict[str, Any] | None = None,
+    ) -> BoxList:
+        """Return `bbox` with this list's mode, size and fields where no others are given."""
         new = BoxList(bbox, size or self.size, mode or self.mode)
-        new.extra_fields = dict(self.extra_fields)
+        new.extra_fields = dict(self.extra_fields) if fields is None else fields
         return new

@@ -1,55 +1,64 @@
-"""Images of different sizes in one zero-padded tensor."""
+"""Padded batches of images of different sizes: bytes until they reach the network's device, then floats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+Size = tuple[int, int]  # (height, width) in pixels
+
 
 class ImageList:
-    """A padded batch and the true sizes of its images.
+    """A zero-padded batch of images that the network takes, with the true size of each image.
 
     Args:
-        tensors: (N, C, H, W); each image stands at the top left, the rest is zero.
-        image_sizes: N times (height, width) in pixels.
+        tensors: (N, C, H, W); each image stands at the top left, the padding is zero.
+        image_sizes: N times (height, width) in pixels, without padding.
     """
 
-    def __init__(self, tensors: Tensor, image_sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, tensors: Tensor, image_sizes: Sequence[Sequence[int]]) -> None:
         self.tensors = tensors
-        self.image_sizes = [tuple(int(side) for side in size) for size in image_sizes]
+        self.image_sizes: list[Size] = [(int(height), int(width)) for height, width in image_sizes]
+
+    @property
+    def padded_size(self) -> Size:
+        """Height and width of the padded batch in pixels."""
+        return _height_and_width(self.tensors)
 
     def __len__(self) -> int:
         return len(self.image_sizes)
 
     def __getitem__(self, part: slice) -> ImageList:
-        """Some of the images, padded as before; memory is shared."""
+        """Return some of the images, padded as before, in the same memory."""
         return ImageList(self.tensors[part], self.image_sizes[part])
 
     def to(self, *args: Any, **kwargs: Any) -> ImageList:
+        """Return the batch on another device or in another dtype; arguments are those of `Tensor.to`."""
         return ImageList(self.tensors.to(*args, **kwargs), self.image_sizes)
 
 
 @dataclass(frozen=True)
 class PixelNormalization:
-    """From 8-bit RGB to what the network takes: each channel minus its mean, divided by its deviation.
+    """Turns 8-bit RGB into the network's input: each channel minus its mean, divided by its deviation.
 
     Attributes:
-        mean, std: three numbers, in the order and range of the channels that `to_bgr255` gives.
-        to_bgr255: BGR in 0-255; otherwise RGB in 0-1.
+        mean: three numbers, in the order and range of the channels that `to_bgr255` gives.
+        std: three numbers, likewise.
+        to_bgr255: True for BGR in 0-255, False for RGB in 0-1.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     to_bgr255: bool
 
-    def __call__(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A new tensor (N, 3, H, W) of `dtype` from RGB pixels (N, 3, H, W) in 0-255, in their memory format."""
-        tensors = pixels.flip(1).to(dtype) if self.to_bgr255 else pixels.to(dtype, copy=True).div_(255)
-        # Plain numbers, since constants in a tensor would have to be sent to the device and waited for.
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return float32 (N, 3, H, W) of uint8 RGB pixels (N, 3, H, W), in the same memory format."""
+        tensors = pixels.flip(1).to(torch.float32) if self.to_bgr255 else pixels.to(torch.float32).div_(255)
+        # Use plain numbers: the host would have to copy a tensor of constants to the device, and wait for the copy.
         for channel, mean, std in zip(tensors.unbind(1), self.mean, self.std, strict=True):
             channel.sub_(mean)
             if std != 1:
@@ -57,92 +66,80 @@ class PixelNormalization:
         return tensors
 
 
-class ByteImageList(ImageList):
-    """A padded batch of 8-bit RGB images: it travels as bytes and is normalized where it arrives.
+@dataclass(frozen=True, eq=False)
+class ByteImages:
+    """A padded batch of 8-bit RGB images, which is moved as bytes and normalized on the network's device.
 
-    Args:
-        pixels: (N, H, W, 3) uint8; each image stands at the top left. The padding's values are of no account.
-        image_sizes: N times (height, width) in pixels.
-        normalize: makes floats of the pixels.
+    Attributes:
+        pixels: (N, 3, H, W) uint8; each image stands at the top left. The padding may hold any value.
+        image_sizes: N times (height, width) in pixels, without padding.
+        normalization: turns the pixels into the network's input.
     """
 
-    def __init__(self, pixels: Tensor, image_sizes: Sequence[tuple[int, int]], normalize: PixelNormalization) -> None:
-        self.pixels = pixels
-        self.image_sizes = [tuple(int(side) for side in size) for size in image_sizes]
-        self.normalize = normalize
-
-    def __getitem__(self, part: slice) -> ByteImageList:
-        """Some of the images, padded as before; memory is shared."""
-        return ByteImageList(self.pixels[part], self.image_sizes[part], self.normalize)
+    pixels: Tensor
+    image_sizes: list[Size]
+    normalization: PixelNormalization
 
     @property
-    def tensors(self) -> Tensor:
-        """(N, 3, H, W) float32 where the bytes are, normalized anew at each access."""
-        return self.to(self.pixels.device).tensors
+    def padded_size(self) -> Size:
+        """Height and width of the padded batch in pixels."""
+        return _height_and_width(self.pixels)
 
-    def to(self, *args: Any, memory_format: torch.memory_format = torch.contiguous_format, **kwargs: Any) -> ImageList:
-        """Move the bytes as `Tensor.to` does, and normalize them there; the padding is zero.
+    def __len__(self) -> int:
+        return len(self.image_sizes)
 
-        Args:
-            memory_format: of the result.
+    def __getitem__(self, part: slice) -> ByteImages:
+        """Return some of the images, padded as before, in the same memory."""
+        return ByteImages(self.pixels[part], self.image_sizes[part], self.normalization)
 
-        Returns:
-            float32 (N, 3, H, W), or the floating dtype asked for.
-        """
-        pixels = self.pixels.to(*args, **kwargs)  # 0 to 255 are exact in every floating dtype
-        dtype = pixels.dtype if pixels.is_floating_point() else torch.float32
-        pixels = pixels.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-        tensors = self.normalize(pixels, torch.promote_types(dtype, torch.float32)).to(dtype)
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ByteImages:
+        """Return the bytes on `device`; with `non_blocking` the host does not wait for a copy from pinned memory."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> ByteImages:
+        """Return the bytes in page-locked memory, from which a GPU copies while the program goes on."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+    def normalize(self, memory_format: torch.memory_format = torch.contiguous_format) -> ImageList:
+        """Return the network's input, float32 (N, 3, H, W) laid out as `memory_format`, with zeros as padding."""
+        tensors = self.normalization(self.pixels.contiguous(memory_format=memory_format))
         for image, (height, width) in zip(tensors, self.image_sizes, strict=True):
             image[:, height:].zero_()
             image[:, :height, width:].zero_()
         return ImageList(tensors, self.image_sizes)
 
-    def copy_to(self, device: torch.device | str, non_blocking: bool = False) -> ByteImageList:
-        """The bytes on `device`, not normalized yet."""
-        return ByteImageList(self.pixels.to(device, non_blocking=non_blocking), self.image_sizes, self.normalize)
 
-    def pin_memory(self) -> ByteImageList:
-        """The bytes in page-locked memory, which a GPU copies from while the program goes on."""
-        return ByteImageList(self.pixels.pin_memory(), self.image_sizes, self.normalize)
-
-
-def to_byte_image_list(
-    images: Sequence[Tensor],
-    normalize: PixelNormalization,
-    size_divisible: int = 0,
-    at_least: tuple[int, int] = (0, 0),
-) -> ByteImageList:
-    """Gather 8-bit images into a `ByteImageList`.
+def to_byte_images(
+    images: Sequence[Tensor], normalization: PixelNormalization, size_divisible: int = 0, at_least: Size = (0, 0)
+) -> ByteImages:
+    """Gather 8-bit images into one batch, channels-last as the images are.
 
     Args:
         images: at least one (H, W, 3) uint8, RGB.
-        normalize: see `ByteImageList`.
-        size_divisible, at_least: see `to_image_list`.
+        normalization: see `ByteImages`.
+        size_divisible: see `to_image_list`.
+        at_least: (height, width) to pad to where no image is larger.
     """
-    sizes = [image.shape[:2] for image in images]
-    batch = images[0].new_zeros(len(images), *_padded_size(sizes, size_divisible, at_least), 3)
-    for slot, image, (height, width) in zip(batch, images, sizes, strict=True):
-        slot[:height, :width] = image
-    return ByteImageList(batch, sizes, normalize)
+    planes = [image.permute(2, 0, 1) for image in images]
+    pixels, sizes = _pad(planes, size_divisible, at_least, torch.channels_last)
+    return ByteImages(pixels, sizes, normalization)
 
 
-def to_image_list(
-    images: ImageList | Tensor | Sequence[Tensor], size_divisible: int = 0, at_least: tuple[int, int] = (0, 0)
-) -> ImageList:
-    """Gather images into an `ImageList`.
+def to_image_list(images: ImageList | ByteImages | Tensor | Sequence[Tensor], size_divisible: int = 0) -> ImageList:
+    """Return `images` as the network takes them.
 
     Args:
-        images: an `ImageList` (returned as it is), a tensor (C, H, W) or (N, C, H, W), or a sequence of
-            (C, H, W) tensors.
-        size_divisible: pad height and width up to a multiple of this; 0 pads to the largest image.
-        at_least: (height, width) that a sequence is padded to where none of its images is larger.
+        images: an `ImageList`, which is returned unchanged; `ByteImages`, which are normalized; a tensor (C, H, W) or
+            (N, C, H, W), or a sequence of tensors (C, H, W), which are padded.
+        size_divisible: pad height and width up to a multiple of this number; 0 pads to the largest image.
 
     Raises:
-        TypeError: `images` is something else.
+        TypeError: `images` is none of these.
     """
     if isinstance(images, ImageList):
         return images
+    if isinstance(images, ByteImages):
+        return images.normalize()
     if isinstance(images, Tensor):
         images = images[None] if images.ndim == 3 else images
         if images.ndim != 4:
@@ -152,19 +149,38 @@ def to_image_list(
             return ImageList(images, [images.shape[-2:]] * len(images))
         images = list(images)
     if not isinstance(images, Sequence) or not all(isinstance(image, Tensor) for image in images):
-        raise TypeError(f"Expected an ImageList, a tensor or a sequence of tensors, not {type(images).__name__}")
-    return _pad(images, size_divisible, at_least)
+        raise TypeError(
+            f"Images must be an ImageList, ByteImages, a tensor or a sequence of tensors, not {type(images).__name__}"
+        )
+    return ImageList(*_pad(images, size_divisible))
 
 
-def _pad(images: Sequence[Tensor], size_divisible: int, at_least: tuple[int, int]) -> ImageList:
-    sizes = [image.shape[-2:] for image in images]
-    batch = images[0].new_zeros(len(images), images[0].shape[0], *_padded_size(sizes, size_divisible, at_least))
+def padded_size(sizes: Sequence[Size], size_divisible: int) -> Size:
+    """Return the least (height, width) that holds images of `sizes`, rounded up to multiples of `size_divisible`.
+
+    Args:
+        sizes: at least one (height, width) in pixels.
+        size_divisible: 1 or more; 0 counts as 1.
+    """
+    step = max(size_divisible, 1)
+    height, width = (-(-max(sides) // step) * step for sides in zip(*sizes, strict=True))
+    return height, width
+
+
+def _pad(
+    images: Sequence[Tensor],
+    size_divisible: int,
+    at_least: Size = (0, 0),
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> tuple[Tensor, list[Size]]:
+    """Copy images (C, H_i, W_i) into zeros (N, C, H, W); return the batch and the images' sizes."""
+    sizes = [_height_and_width(image) for image in images]
+    shape = (len(images), images[0].shape[0], *padded_size([at_least, *sizes], size_divisible))
+    batch = torch.empty(shape, dtype=images[0].dtype, device=images[0].device, memory_format=memory_format).zero_()
     for slot, image, (height, width) in zip(batch, images, sizes, strict=True):
         slot[:, :height, :width] = image
-    return ImageList(batch, sizes)
+    return batch, sizes
 
 
-def _padded_size(sizes: Sequence[tuple[int, int]], size_divisible: int, at_least: tuple[int, int]) -> tuple[int, int]:
-    step = max(size_divisible, 1)
-    height, width = (-(-max(sides) // step) * step for sides in zip(at_least, *sizes, strict=True))
-    return height, width
+def _height_and_width(images: Tensor) -> Size:
+    return images.shape[-2], images.shape[-1]

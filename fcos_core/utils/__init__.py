@@ -1,0 +1,1 @@
+"""Process groups, logging, metrics, files and the environment report."""

@@ -1,3 +1,3 @@
-"""The published import path of the checkpointer."""
+"""Published import path of the checkpointer, kept for scripts."""
 
 from fcos_core.weights.checkpointer import DetectronCheckpointer as DetectronCheckpointer

@@ -1,4 +1,4 @@
-"""What a run ran on, for the head of its log."""
+"""Describe the environment of a run: machine, libraries and code."""
 
 import importlib.metadata
 import importlib.util
@@ -16,7 +16,7 @@ _PACKAGES = ("torchvision", "numpy", "pycocotools", "pillow", "yacs", "tensorboa
 
 
 def environment() -> dict[str, str]:
-    """Python, system, CPU, PyTorch, CUDA, GPUs and their driver, libraries, compiled operators and git commit."""
+    """Collect Python, system, CPU, PyTorch, CUDA, GPUs and driver, libraries, compiled operators and git commit."""
     return {
         "Python": f"{platform.python_version()} ({sys.executable})",
         "System": platform.platform(),
@@ -32,21 +32,21 @@ def environment() -> dict[str, str]:
 
 
 def collect_env_info() -> str:
-    """`environment` as a dozen lines."""
+    """Format `environment` as a dozen lines for the log."""
     rows = environment()
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
 def _cpu_name() -> str:
-    cpus = Path("/proc/cpuinfo")  # platform.processor() knows the name on few systems
+    cpus = Path("/proc/cpuinfo")  # platform.processor() returns no name on most Linux systems
     found = re.search(r"^model name\s*:\s*(.+)$", cpus.read_text(), re.MULTILINE) if cpus.is_file() else None
     return found[1] if found else platform.machine()
 
 
 def _cuda() -> str:
     if torch.version.cuda is None:
-        return "PyTorch is built without it"
+        return "PyTorch is built without CUDA"
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     usable = f"usable, cuDNN {cudnn}" if torch.cuda.is_available() else "no usable device"
     return f"PyTorch is built for {torch.version.cuda}; {usable}"
@@ -74,7 +74,7 @@ def _version(package: str) -> str:
 
 def _git_commit() -> str:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    # An installed package may lie inside somebody else's checkout.
+    # An installed package may lie inside the checkout of another project, whose commit says nothing.
     if not os.path.exists(os.path.join(root, ".git")):
         return "not a checkout"
     command = ["git", "-C", root, "rev-parse", "HEAD"]

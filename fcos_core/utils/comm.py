@@ -1,4 +1,4 @@
-"""What processes of one run say to each other; every function also works in a single process."""
+"""Communication between the processes of a run; every function also works in a single process."""
 
 import atexit
 import functools
@@ -13,22 +13,22 @@ import torch.distributed as dist
 
 
 def get_world_size() -> int:
-    """Number of processes; 1 when torch.distributed is not initialized."""
+    """Return the number of processes; 1 if torch.distributed is not initialized."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def get_rank() -> int:
-    """Rank of this process; 0 when torch.distributed is not initialized."""
+    """Return the rank of this process; 0 if torch.distributed is not initialized."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that logs and writes files."""
+    """Return True in the process that logs and writes files, rank 0."""
     return get_rank() == 0
 
 
 def synchronize() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this function."""
     if get_world_size() > 1:
         nccl = dist.get_backend() == dist.Backend.NCCL
         dist.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
@@ -36,13 +36,13 @@ def synchronize() -> None:
 
 @torch.no_grad()
 def reduce_dict(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Average of scalar tensors over all processes, for logging.
+    """Average scalar tensors over all processes, for logging.
 
     Args:
         values: name to scalar tensor; the same names in every process.
 
     Returns:
-        Name to scalar tensor without gradient: the averages on rank 0. What other ranks get has no meaning.
+        Name to scalar tensor without gradient: the averages on rank 0; values without meaning on other ranks.
     """
     if get_world_size() == 1 or not values:
         return {name: value.detach() for name, value in values.items()}
@@ -56,7 +56,7 @@ def reduce_dict(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum of `tensor` over all processes, as a new tensor of its shape and dtype, without gradient."""
+    """Sum `tensor` over all processes into a new tensor of its shape and dtype, without gradient."""
     total = tensor.detach().clone()
     if get_world_size() > 1:
         dist.all_reduce(total)
@@ -65,12 +65,16 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def gather_tensors(tensor: torch.Tensor) -> torch.Tensor | None:
-    """CPU tensors of all processes, in order of rank, concatenated along dimension 0 on rank 0; None elsewhere.
+    """Concatenate the CPU tensors of all processes along dimension 0, in order of rank.
 
-    Each is received in its place: rank 0 needs the memory of the result and no more.
+    Rank 0 receives every part directly into the result, so it needs no further memory.
 
     Args:
-        tensor: (n, ...); n may differ, all else may differ only where n is 0.
+        tensor: (n, ...) on the CPU. n may differ between processes; an empty tensor may also differ in other
+            dimensions and in dtype.
+
+    Returns:
+        The concatenation on rank 0; None on other ranks.
     """
     if get_world_size() == 1:
         return tensor
@@ -92,7 +96,7 @@ def gather_tensors(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def broadcast_object(value: Any) -> Any:
-    """What rank 0 gave, in every process. It is pickled and travels through CPU memory."""
+    """Return rank 0's `value` in every process; it is pickled and sent through CPU memory."""
     if get_world_size() == 1:
         return value
     values = [value]
@@ -101,7 +105,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """Small objects of all processes, in order of rank, in every process."""
+    """Return the `value` of every process, in order of rank, in every process; for small objects."""
     if get_world_size() == 1:
         return [value]
     gathered = [None] * get_world_size()
@@ -111,16 +115,16 @@ def all_gather_objects(value: Any) -> list[Any]:
 
 @torch.no_grad()
 def broadcast_buffers(module: torch.nn.Module) -> None:
-    """Give every process the buffers of rank 0, such as BatchNorm statistics that each has tracked for itself."""
+    """Copy rank 0's buffers to every process, such as BatchNorm statistics that each process tracks by itself."""
     if get_world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
-def leave(status: int) -> NoReturn:
-    """End the process at once, its log written and its children killed, without taking the interpreter down.
+def exit_now(status: int) -> NoReturn:
+    """Flush the log, kill the child processes and end the process without the interpreter's shutdown.
 
-    A thread of gloo that drops its last tensor while the interpreter is taken down would abort the process.
+    During the shutdown a gloo thread that releases its last tensor would abort the process.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -130,11 +134,11 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-# The key is the default group: a run that initializes torch.distributed anew needs a new group too.
+# The default group is the cache key: after torch.distributed is initialized again, a new CPU group is needed.
 @functools.lru_cache(maxsize=1)
 def _cpu_group(_world: dist.ProcessGroup) -> dist.ProcessGroup:
     return dist.new_group(backend="gloo")
 
 
-# gloo's threads abort the process where a group is still held when the interpreter is torn down.
+# gloo's threads abort the process if a reference to a group still exists at the interpreter's shutdown.
 atexit.register(_cpu_group.cache_clear)

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Crash-safe writing: after a crash a file has its old content or its new content, never a part."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """A binary file to write in place of `path`.
+    """Open a binary file that replaces `path` when the block ends.
 
-    What is written lands beside `path` and takes its place, flushed to the disk, when the block ends well.
-    When anything raises, the former file stays and what was written is removed.
+    The content is written to a temporary file beside `path`, flushed to the disk, and renamed to `path`. If the
+    block raises, the file at `path` is unchanged and the temporary file is removed.
     """
     temporary = f"{path}.tmp"
     try:

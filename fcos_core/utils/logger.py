@@ -1,4 +1,4 @@
-"""Where log lines go."""
+"""Send log lines to the terminal and to a file."""
 
 import logging
 import os
@@ -8,14 +8,14 @@ _FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 
 
 def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str = "log.txt") -> logging.Logger:
-    """Send the lines of logger `name`, and of those below it, to the terminal and to a file.
+    """Send the lines of logger `name`, and of the loggers below it, to the terminal and to a file.
 
     Rank 0 writes INFO and above to stdout and to `save_dir/filename`; other ranks write WARNING and above to
     stderr. A second call replaces the handlers of the first.
 
     Args:
-        name: logger name; that of the package takes in the loggers of all its modules.
-        save_dir: folder of the log file, made when missing; empty: no file.
+        name: logger name; the name of the package covers the loggers of all its modules.
+        save_dir: folder of the log file, created if missing; empty: no file.
         distributed_rank: rank of this process.
         filename: name of the log file, appended to.
     """
@@ -38,11 +38,11 @@ def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str 
 
 
 class _Terminal(logging.StreamHandler):
-    """A handler that `setup_logger` made, and may therefore replace."""
+    """Terminal handler of `setup_logger`, which its next call replaces."""
 
 
 class _LogFile(logging.FileHandler):
-    """A handler that `setup_logger` made, and may therefore replace."""
+    """File handler of `setup_logger`, which its next call replaces."""
 
 
 _OURS = (_Terminal, _LogFile)

@@ -1,4 +1,4 @@
-"""Running statistics of a training."""
+"""Running statistics of a training: medians and averages."""
 
 import math
 from collections import defaultdict, deque
@@ -6,12 +6,12 @@ from statistics import median
 
 
 class SmoothedValue:
-    """The last values of a series and the mean of all that are finite.
+    """Median of the last values of a series, and average of all its finite values.
 
-    A gradient's norm is infinite where float16 overflows and the step is left out.
+    The norm of a gradient is infinite when float16 overflows and the step is skipped.
 
     Args:
-        window_size: number of values that the median is over.
+        window_size: number of last values for the median.
     """
 
     def __init__(self, window_size: int = 20) -> None:
@@ -35,18 +35,19 @@ class SmoothedValue:
 
 
 class MetricLogger:
-    """Named `SmoothedValue`s; as a string "name: median (average)" each, as maskrcnn-benchmark logs them."""
+    """`SmoothedValue`s by name; as a string "name: median (average)" each, as maskrcnn-benchmark logs them."""
 
-    def __init__(self, delimiter: str = "  ", window_size: int = 20) -> None:
+    delimiter = "  "
+
+    def __init__(self, window_size: int = 20) -> None:
         self.meters: dict[str, SmoothedValue] = defaultdict(lambda: SmoothedValue(window_size))
-        self.delimiter = delimiter
 
     def update(self, **values: float) -> None:
         for name, value in values.items():
             self.meters[name].update(float(value))
 
     def medians(self) -> dict[str, float]:
-        """Those that are finite: JSON has no others."""
+        """Return the finite medians by name; JSON has no infinite numbers."""
         medians = {name: meter.median for name, meter in self.meters.items()}
         return {name: value for name, value in medians.items() if math.isfinite(value)}
 

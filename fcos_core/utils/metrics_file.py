@@ -1,4 +1,4 @@
-"""The metrics file of a training, and the same numbers for TensorBoard."""
+"""Write the metrics of a training to a file and to TensorBoard, and read the file."""
 
 import json
 import logging
@@ -12,28 +12,28 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Numbers of iterations: lines of JSON in `folder`/metrics.jsonl, and TensorBoard's curves where it is installed.
+    """Writer of metrics as lines of JSON in `folder`/metrics.jsonl and, if installed, as TensorBoard curves.
 
     Args:
-        folder: made where it is not there.
-        iteration: that the training goes on from; what an earlier run wrote of later ones is removed.
+        folder: created if missing.
+        iteration: last finished iteration; lines that an earlier run wrote about later iterations are removed.
     """
 
     def __init__(self, folder: str | Path, iteration: int) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._path = Path(folder) / "metrics.jsonl"
         if self._path.exists():
-            _keep_until(self._path, iteration)
+            _remove_after(self._path, iteration)
         self._curves = None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            logger.info("TensorBoard is not installed: curves are in %s alone.", self._path)
+            logger.info("TensorBoard is not installed: metrics are written to %s only.", self._path)
         else:
             self._curves = SummaryWriter(Path(folder) / "tensorboard", purge_step=iteration + 1)
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Add a line, {"iteration": iteration, **values}, and a point to each value's curve."""
+        """Append the line {"iteration": iteration, **values}, and a point to the curve of each value."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, **values}) + "\n")
         if self._curves is not None:
@@ -47,17 +47,17 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a metrics file; a line that a crash cut off is left out."""
+    """Read the objects of a metrics file; skip a line that a crash cut off."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            logger.warning("A line of %s is cut off and left out.", path)
+            logger.warning("Skipped a line of %s that is cut off.", path)
     return rows
 
 
-def _keep_until(path: Path, iteration: int) -> None:
+def _remove_after(path: Path, iteration: int) -> None:
     rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
     with replacing(str(path)) as file:
         file.writelines(json.dumps(row).encode() + b"\n" for row in rows)

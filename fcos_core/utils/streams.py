@@ -1,4 +1,4 @@
-"""Independent parts of a network on CUDA streams of their own."""
+"""Run independent parts of a network on separate CUDA streams."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,12 @@ _side_streams: dict[int, list[torch.cuda.Stream]] = {}
 
 
 @contextmanager
-def forked_streams(enabled: bool = True) -> Iterator[None]:
-    """Within it, on a CUDA device, `parallel` runs its tasks on streams of their own; a graph that is captured
-    there has parallel branches."""
-    token = _forking.set(enabled)
+def forked_streams() -> Iterator[None]:
+    """Let `parallel` run each task on its own CUDA stream within the context.
+
+    A CUDA graph that is captured within the context has parallel branches.
+    """
+    token = _forking.set(True)
     try:
         yield
     finally:
@@ -25,16 +27,16 @@ def forked_streams(enabled: bool = True) -> Iterator[None]:
 
 
 def parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of tasks that do not depend on each other, in order.
+    """Run tasks that do not depend on each other, and return their results in the order of the tasks.
 
-    One after another, except within `forked_streams`. There, tasks must not fork again, nor write to what
-    another one reads.
+    The tasks run one after another, except within `forked_streams`. Within this context a task must not call
+    `parallel`, and must not write to memory that another task reads.
     """
     if torch.compiler.is_compiling() or not _forking.get() or len(tasks) < 2:
         return [task() for task in tasks]
-    # The allocator reuses a block in the order of the stream that it was allocated on. That is safe here without
-    # Tensor.record_stream: `tasks` holds what they read until the join, and a side stream writes to what was freed
-    # since only after its next fork, which waits for all that was queued on the main stream till then.
+    # The allocator gives a freed block again only to the stream that allocated the block. This is safe here without
+    # Tensor.record_stream: `tasks` keeps all inputs of the tasks alive until the streams join. When a result is freed
+    # after the join, its side stream reuses the block only after the next fork, which waits for the main stream.
     main = torch.cuda.current_stream()
     sides = _sides(main, len(tasks) - 1)
     for side in sides:
@@ -49,9 +51,9 @@ def parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def _sides(main: torch.cuda.Stream, count: int) -> list[torch.cuda.Stream]:
-    """The same streams at every fork from `main`: what one fork frees, the next one can reuse.
+    """Return `count` side streams, the same at every fork from `main`, so that forks reuse each other's memory.
 
-    PyTorch has 32 streams, which it hands out in turn: `main` may be one of those that served another fork.
+    PyTorch hands out 32 streams in turn, so `main` may itself be a side stream of forks from another stream.
     """
     streams = _side_streams.setdefault(main.device_index, [])
     while len(others := [stream for stream in streams if stream != main]) < count:

@@ -1,0 +1,1 @@
+"""Weight files: reading, renaming, matching with a model, downloading, and training states."""

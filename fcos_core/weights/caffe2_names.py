@@ -1,4 +1,4 @@
-"""Blob names of Caffe2 ResNet files (MSRA R-50 and R-101, FAIR X-101) as keys of the ResNet body."""
+"""Names of Caffe2 ResNet blobs (MSRA R-50 and R-101, FAIR X-101) as keys of the ResNet body."""
 
 import re
 
@@ -14,12 +14,12 @@ _CONV_AND_NORM = {
     "2b": ("conv2", "bn2"),
     "2c": ("conv3", "bn3"),
 }
-# Solver state, classifier, and biases of convolutions that a normalization follows (Caffe2 never read them).
+# Solver state, the classifier, and biases of convolutions before a normalization, which Caffe2 never read.
 _NOT_WANTED = re.compile(r".*_momentum|weight_order|fc1000.*|pred.*|conv1_b|res\d_\d+_branch\d[abc]?_b")
 
 
 def key_of_blob(blob: str) -> str | None:
-    """Key that the blob has in a ResNet body, None for one that is not wanted, the name itself if unknown.
+    """Return the key of a blob in a ResNet body; None for an unwanted blob, an unknown name unchanged.
 
     >>> key_of_blob("res4_5_branch2b_bn_s")
     'layer3.5.bn2.weight'

@@ -1,32 +1,32 @@
-"""Reading Caffe2 pickles of numpy arrays without running anything that they name."""
+"""Read Caffe2 pickles of numpy arrays without running any code that they name."""
 
 import codecs
 import math
 import pickle
 import re
 from collections import OrderedDict
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-# How errors speak of a name in a file that no tensor or array needs.
+# Ending of a message about a name in a file that is neither a tensor's nor an array's.
 RUNS_CODE = "which could run code"
 _NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 class RefusedPickle(pickle.UnpicklingError):
-    """The content of a pickle is not admitted; the message is half a sentence, whose subject is the file."""
+    """Refusal of a pickle's content. The message is a clause without its subject, the file: "it holds ..."."""
 
 
 def read_blobs(file: BinaryIO) -> dict[str, Any]:
-    """The pickled dict in `file`, or what it holds under "blobs".
+    """Read the pickled dict in `file`, or the dict under its key "blobs".
 
-    Arrays come as `PickledArray`, which holds inert data until `to_numpy` is called.
+    Returns:
+        Blob name to value. Arrays are `PickledArray`s, which stay inert data until `to_numpy` is called.
 
     Raises:
-        RefusedPickle: a name other than numpy's arrays and OrderedDict stands in the pickle, or its
-            content is not a dict of named blobs.
-        Exception: whatever pickle raises on damaged data.
+        RefusedPickle: the pickle names anything but numpy's arrays and OrderedDict, or is no dict of named blobs.
+        Exception: any error that pickle raises on damaged data.
     """
     content = _Unpickler(file, encoding="latin1").load()
     if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
@@ -37,7 +37,7 @@ def read_blobs(file: BinaryIO) -> dict[str, Any]:
 
 
 class PickledArray:
-    """An array as pickled; none of its content reaches numpy before `to_numpy` has looked at its type."""
+    """Content of a pickled array, which numpy does not see before `to_numpy` has checked its type."""
 
     def __init__(self, *_: Any) -> None:
         self._state: tuple[Any, ...] = ()
@@ -47,15 +47,15 @@ class PickledArray:
         self._state = state[-4:]
 
     def to_numpy(self) -> np.ndarray:
-        """The array, writable, in native byte order.
+        """Make the array, writable and in native byte order.
 
         Raises:
-            RefusedPickle: it does not hold numbers, or not as many as its shape says.
+            RefusedPickle: the content is not numeric, or its size does not fit its shape.
         """
         if len(self._state) != 4:
             raise RefusedPickle("it is an array without content")
         shape, dtype, column_major, raw = self._state
-        if isinstance(raw, str):  # bytes that Python 2 wrote
+        if isinstance(raw, str):  # Python 2 wrote bytes as a string
             raw = raw.encode("latin1")
         numeric = dtype.to_numpy() if isinstance(dtype, _PickledDtype) else None
         if numeric is None or not isinstance(raw, (bytes, bytearray)):
@@ -69,16 +69,18 @@ class PickledArray:
 class _PickledDtype:
     def __init__(self, spec: Any, *_: Any) -> None:
         self._spec = spec
-        self._byte_order = "="
+        self._byte_order: Literal["=", "<", ">"] = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._byte_order = state[1]
+        if state[1] in ("<", ">"):
+            self._byte_order = state[1]
 
     def to_numpy(self) -> np.dtype | None:
+        """Make the dtype; None if it is not numeric."""
         if not isinstance(self._spec, str) or not _NUMERIC.fullmatch(self._spec):
             return None
         dtype = np.dtype(self._spec)
-        return dtype.newbyteorder(self._byte_order) if self._byte_order in ("<", ">") else dtype
+        return dtype if self._byte_order == "=" else dtype.newbyteorder(self._byte_order)
 
 
 def _from_buffer(raw: bytes, dtype: Any, shape: tuple[int, ...], order: str) -> PickledArray:
@@ -97,6 +99,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
+# Inert stand-ins for the names that a pickle of arrays needs.
 _ADMITTED = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,

@@ -1,4 +1,4 @@
-"""Starting from weights, and saving and resuming the state of a training run."""
+"""Load weights into a model, and save and resume training states."""
 
 import logging
 import os
@@ -14,29 +14,29 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from fcos_core.errors import InputError
 from fcos_core.utils import comm
 from fcos_core.utils.files import replacing
-from fcos_core.weights.matching import load_matching
 from fcos_core.weights.state_dict_file import load_state_dict_file, read_checkpoint, reason_of, state_dict_of
+from fcos_core.weights.weight_matching import load_matching_weights
 
-# Of the numbered checkpoints, the iteration.
+# Numbered checkpoints; the number is the iteration.
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
 class DetectronCheckpointer:
-    """Weights into a model, and training states to and from `save_dir`.
+    """Loader of weights, and keeper of the training states in `save_dir`.
 
     Args:
-        cfg: taken for the sake of published scripts; not read.
-        model: a module, also wrapped in DistributedDataParallel; keys in files never have the wrapper's prefix.
-        optimizer: saved and resumed with the model where given.
-        scheduler: likewise; anything with `state_dict` and `load_state_dict`.
-        save_dir: folder of the training states; empty: none are saved or found.
-        save_to_disk: whether this process writes; None: the main process does.
-        logger: where lines go; None: the logger of this module.
-        others: whatever else belongs to the state, by name, such as a gradient scaler or an average of weights.
-        keep_last: of the checkpoints named model_NNNNNNN, how many newest ones `save` leaves; 0: all.
+        cfg: not read; published scripts pass it.
+        model: a module, with or without DistributedDataParallel; keys in files never have the wrapper's prefix.
+        optimizer: saved and resumed with the model; None: neither.
+        scheduler: anything with `state_dict` and `load_state_dict`; saved and resumed likewise.
+        save_dir: folder of the training states; empty: nothing is saved or found.
+        save_to_disk: True if this process writes; None: the main process writes.
+        logger: gets the log lines; None: the logger of this module.
+        others: further parts of the state by name, such as a gradient scaler or an average of weights.
+        keep_last: number of newest checkpoints named model_NNNNNNN that `save` keeps; 0: all.
 
     Attributes:
-        resumed_from: the file that `resume` read; empty before, and where it found none.
+        resumed_from: the file that `resume` has read; empty if there was none.
     """
 
     def __init__(
@@ -63,39 +63,36 @@ class DetectronCheckpointer:
         self.resumed_from = ""
 
     def load(self, f: str) -> dict[str, Any]:
-        """Load the weights that `f` holds and nothing else; an empty `f` leaves the model as it is.
+        """Load weights, and nothing else, from `f`; an empty `f` leaves the model unchanged.
 
         Args:
-            f: a .pth or Caffe2 .pkl file, a URL or a catalog:// name, whatever `save_dir` holds.
+            f: a .pth or Caffe2 .pkl file, a URL or a catalog:// name. `save_dir` plays no part.
 
         Returns:
-            An empty dict, as nothing but weights is taken.
+            An empty dict, for published scripts.
 
         Raises:
-            InputError: `f` cannot be had or read, or is of another model; the model is as it was.
+            InputError: `f` cannot be found or read, or is of another model; the model is unchanged.
         """
         if not f:
             self.logger.info("No weights given: training starts from random initialization")
             return {}
         if self.optimizer is not None and self.has_checkpoint():
-            self.logger.warning(
-                "%s holds a training state, which `load` leaves aside; `resume` goes on from it.",
-                self.save_dir,
-            )
-        load_matching(unwrapped(self.model), load_state_dict_file(f), f, self.logger)
+            self.logger.warning("`load` ignores the training state in %s; `resume` continues from it.", self.save_dir)
+        load_matching_weights(unwrapped(self.model), load_state_dict_file(f), f, self.logger)
         return {}
 
     def resume(self) -> dict[str, Any] | None:
-        """Load model, optimizer, scheduler and the others exactly as the last `save` left them.
+        """Load model, optimizer, scheduler and the other parts exactly as the last `save` wrote them.
 
-        Where the last checkpoint is damaged or gone, the one before it serves. Over several processes the main
-        one alone reads, and gives the others what it read: they need not see its disk.
+        If the last checkpoint is damaged or missing, resume from the one before it. Only the main process reads the
+        file and sends it to the others, which may not see its disk.
 
         Returns:
-            What `save` was given beside them, such as {"iteration": n}; None when nothing was saved.
+            The `extra` values of `save`, such as {"iteration": n}; None if nothing was saved.
 
         Raises:
-            InputError: every state is damaged, or the one found is incomplete or of another model or optimizer.
+            InputError: every state is damaged, or the state found is incomplete or of another model or optimizer.
         """
         path, content = comm.broadcast_object(self._read_newest() if comm.is_main_process() else None)
         if not path:
@@ -103,13 +100,13 @@ class DetectronCheckpointer:
         parts = self._parts()
         lacking = [name for name in parts if not isinstance(content, dict) or name not in content]
         for name in [name for name in lacking if name in self.others]:
-            self.logger.warning("'%s' has no %s: it starts anew.", path, name)
+            self.logger.warning("'%s' has no %s, which starts from its initial state.", path, name)
             lacking.remove(name)
             del parts[name]
         if lacking:
             raise InputError(
-                f"Cannot resume: '{path}' is no training state, it lacks {' and '.join(lacking)}; "
-                f"{self._advice()}. To start from its weights give it as MODEL.WEIGHT."
+                f"Cannot resume: '{path}' is not a training state, it lacks {' and '.join(lacking)}; "
+                f"{self._advice()}. To start from its weights, name it in MODEL.WEIGHT."
             )
         states = {**{name: content[name] for name in parts}, "model": state_dict_of(content, path)}
         self.logger.info("Resuming from %s: MODEL.WEIGHT is not read", path)
@@ -119,16 +116,17 @@ class DetectronCheckpointer:
         return {name: value for name, value in content.items() if name not in parts}
 
     def save(self, name: str, tag: bool = True, **extra: Any) -> None:
-        """Write {"model", "optimizer", "scheduler", the others, **extra} to `save_dir/name.pth`.
+        """Write {"model", "optimizer", "scheduler", the other parts, **extra} to `save_dir/name.pth`.
 
-        A crash leaves the former file whole. Only the process that writes to disk does anything.
+        A crash leaves the previous file undamaged. Only a process that writes to disk does anything.
 
         Args:
-            tag: whether `resume` shall find it; False for a state kept for diagnosis.
-            extra: plain values and tensors, given back by `resume`; one named as a part takes its place.
+            name: file name without its extension.
+            tag: True if `resume` shall find the file; False for a state kept for diagnosis.
+            extra: plain values and tensors that `resume` returns; a name of a part replaces the part's own state.
 
         Raises:
-            InputError: it cannot be written, or `extra` holds something that could not be read back.
+            InputError: the file cannot be written, or `extra` holds a value that could not be read back.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -137,37 +135,33 @@ class DetectronCheckpointer:
         self.logger.info("Saving checkpoint to %s", path)
         try:
             os.makedirs(self.save_dir, exist_ok=True)
-            with replacing(path) as file:
-                torch.save({**content, **extra}, file)
-                file.flush()
-                # mmap leaves the tensors' data on the disk: this reads names and types alone.
-                torch.load(file.name, map_location="meta", weights_only=True, mmap=True)
+            _write_readable({**content, **extra}, path)
             if tag:
                 with replacing(self._tag_file()) as file:
                     file.write(os.path.basename(path).encode())
                 self._remove_old(os.path.basename(path))
-        # torch.save turns a full disk into a RuntimeError.
+        # torch.save raises a RuntimeError for a full disk.
         except (OSError, RuntimeError) as error:
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             raise InputError(
-                f"The checkpoint '{path}' could not be written: {cause}. Earlier checkpoints are as they were; "
-                "make room, or set OUTPUT_DIR to a folder that can be written to."
+                f"The checkpoint '{path}' could not be written: {cause}. Earlier checkpoints are unchanged; "
+                "free disk space, or set OUTPUT_DIR to a folder with write permission."
             ) from error
         except (pickle.PickleError, AttributeError, TypeError) as error:
             raise InputError(
-                f"The checkpoint '{path}' was not written: it could not be read back ({reason_of(error)}). Save "
-                "tensors and plain Python values only."
+                f"The checkpoint '{path}' was not written: it could not be read back ({reason_of(error)}). Save only "
+                "tensors and plain Python values."
             ) from error
 
     def has_checkpoint(self) -> bool:
-        """Whether `save_dir` has a training state to resume from."""
+        """Return True if `save_dir` has a training state to resume from."""
         return bool(self.save_dir) and os.path.exists(self._tag_file())
 
     def get_checkpoint_file(self) -> str:
-        """Path of the last training state, "" when there is none.
+        """Return the path of the last training state, "" if there is none.
 
-        The `last_checkpoint` file may hold a bare name or, as published code wrote it, a whole path; the file
-        of that name in `save_dir` comes first, so that a folder can be moved or copied.
+        The `last_checkpoint` file may hold a file name or, as published code wrote it, a whole path. A file of that
+        name in `save_dir` is preferred, so that a folder can be moved or copied.
 
         Raises:
             InputError: `last_checkpoint` is empty or cannot be read.
@@ -180,7 +174,7 @@ class DetectronCheckpointer:
         except OSError as error:
             raise InputError(f"{self._tag_file()} cannot be read: {error.strerror}.") from error
         if not written:
-            raise InputError(f"{self._tag_file()} is empty: write the name of a whole checkpoint into it.")
+            raise InputError(f"{self._tag_file()} is empty: write the name of an undamaged checkpoint into it.")
         beside = os.path.join(self.save_dir, os.path.basename(written))
         return written if os.path.isfile(written) and not os.path.isfile(beside) else beside
 
@@ -189,21 +183,25 @@ class DetectronCheckpointer:
         return {**{name: part for name, part in parts.items() if part is not None}, **self.others}
 
     def _read_newest(self) -> tuple[str, Any]:
-        """Path and content of the newest checkpoint that can be read; an empty path when none was saved."""
+        """Return path and content of the newest readable checkpoint; an empty path if none was saved."""
         if not self.has_checkpoint():
             return "", None
         damage: list[InputError] = []
         for path in self._candidates(damage):
             if damage:
-                self.logger.warning("%s Going on from an earlier checkpoint: %s", damage[-1], path)
+                self.logger.warning("%s Resuming from an earlier checkpoint: %s", damage[-1], path)
             try:
-                return path, _read_whole(path)
+                return path, _read_undamaged(path)
             except InputError as error:
                 damage.append(error)
         raise InputError(f"Cannot resume. {damage[0]} Or {self._advice()}.")
 
     def _candidates(self, damage: list[InputError]) -> Iterator[str]:
-        """The last checkpoint, then the numbered ones before it, newest first."""
+        """Yield the last checkpoint, then the numbered ones before it, newest first.
+
+        Args:
+            damage: gets the error if `last_checkpoint` cannot be read; then all numbered ones are candidates.
+        """
         limit = None
         try:
             last = self.get_checkpoint_file()
@@ -217,7 +215,7 @@ class DetectronCheckpointer:
                 yield os.path.join(self.save_dir, name)
 
     def _numbered(self) -> list[tuple[int, str]]:
-        """(iteration, file name) of the numbered checkpoints, oldest first."""
+        """List (iteration, file name) of the numbered checkpoints, oldest first."""
         return sorted(
             (int(match[1]), match[0]) for match in map(_NUMBERED.fullmatch, os.listdir(self.save_dir)) if match
         )
@@ -226,7 +224,7 @@ class DetectronCheckpointer:
         limit = _iteration_of(newest)
         if not self.keep_last or limit is None:
             return
-        # A number above the newest is of a run that somebody went back from; it is not this one's to remove.
+        # After a user goes back to an earlier checkpoint, higher numbers belong to the former run: keep them.
         for _, name in [pair for pair in self._numbered() if pair[0] <= limit][: -self.keep_last]:
             try:
                 os.remove(os.path.join(self.save_dir, name))
@@ -239,8 +237,8 @@ class DetectronCheckpointer:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(
-                f"Cannot resume: the {name} in '{path}' is not this run's ({reason}); resume with the config that "
-                f"it was saved under, or {self._advice()}."
+                f"Cannot resume: the {name} in '{path}' does not fit this run ({reason}); resume with the config of "
+                f"the run that saved it, or {self._advice()}."
             ) from error
 
     def _tag_file(self) -> str:
@@ -248,13 +246,13 @@ class DetectronCheckpointer:
 
     def _advice(self) -> str:
         return (
-            f"write the name of a whole checkpoint of {self.save_dir} into {self._tag_file()}, or delete that "
-            "file to start anew"
+            f"write the name of an undamaged checkpoint in {self.save_dir} into {self._tag_file()}, or delete this "
+            "file to start from the beginning"
         )
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside DistributedDataParallel or DataParallel; any other as it is."""
+    """Return the module inside DistributedDataParallel or DataParallel; return any other module itself."""
     return model.module if isinstance(model, (DistributedDataParallel, DataParallel)) else model
 
 
@@ -263,17 +261,27 @@ def _iteration_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _read_whole(path: str) -> Any:
-    """`read_checkpoint`, the check sums of all tensors compared too, which torch.load does not."""
+def _write_readable(content: dict[str, Any], path: str) -> None:
+    """Write `content` in place of the file `path` after a check that torch.load admits all its types."""
+    with replacing(path) as file:
+        torch.save(content, file)
+        file.flush()
+        # With mmap the tensors' data stays on the disk: only names and types are read.
+        torch.load(file.name, map_location="meta", weights_only=True, mmap=True)
+
+
+def _read_undamaged(path: str) -> Any:
+    """Read a checkpoint and compare the checksums of its tensors, which torch.load does not compare."""
     if not os.path.exists(path):
-        raise InputError(f"The last checkpoint is to be '{path}', which does not exist.")
+        raise InputError(f"The last checkpoint, '{path}', does not exist.")
     content = read_checkpoint(path)
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            try:
-                broken = archive.testzip()
-            except (zipfile.BadZipFile, OSError, ValueError) as error:
-                broken = str(error)
-        if broken:
-            raise InputError(f"The file '{path}' is damaged ({broken} is not what was written).")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                name = archive.testzip()
+                damage = name and f"wrong checksum of {name}"
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            damage = str(error)
+        if damage:
+            raise InputError(f"The file '{path}' is damaged ({damage}).")
     return content

@@ -1,4 +1,4 @@
-"""Weights as people have them: .pth and Caffe2 .pkl files, URLs, catalog:// names."""
+"""Read weights from .pth and Caffe2 .pkl files, URLs and catalog:// names."""
 
 import os
 import re
@@ -15,17 +15,17 @@ from fcos_core.weights.download import download
 
 
 def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
-    """The state dict that `source` holds, on the CPU, in the file's dtypes.
+    """Load the state dict that `source` holds, on the CPU, in the file's dtypes.
 
-    Nothing that a file asks to run is run.
+    No code that a file names is run.
 
     Args:
         source: a file, an http(s):// URL or a catalog:// name. A name that ends in .pkl is a Caffe2 pickle,
-            whose blobs are renamed to keys of the ResNet body; any other is PyTorch's: a dict with the state
-            dict under "model" or "state_dict", or the state dict itself, keys with or without "module.".
+            whose blobs get the keys of the ResNet body. Any other file is PyTorch's: a state dict, alone or under
+            "model" or "state_dict", its keys with or without "module.".
 
     Raises:
-        InputError: `source` cannot be had, is damaged, holds no state dict, or names code to run.
+        InputError: `source` cannot be found or downloaded, is damaged, holds no state dict, or names code to run.
     """
     path = find_weights(source)
     if path.lower().endswith(".pkl"):
@@ -34,10 +34,10 @@ def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
 
 
 def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
-    """The moving average of the weights ("ema") in the training state `source`, a file or URL; as above.
+    """Load the moving average of the weights ("ema") from the training state `source`, a file, URL or catalog:// name.
 
     Raises:
-        InputError: `source` cannot be had, is damaged, or holds no average.
+        InputError: `source` cannot be found or downloaded, is damaged, or holds no average.
     """
     path = find_weights(source)
     content = read_checkpoint(path)
@@ -50,10 +50,10 @@ def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
 
 
 def find_weights(source: str) -> str:
-    """Path of the file that `source` (file, URL or catalog:// name) stands for; URLs are downloaded once.
+    """Return the path of the file that `source` (file, URL or catalog:// name) names; download a URL once.
 
     Raises:
-        InputError: the name is unknown, or the download fails.
+        InputError: the catalog lacks the name, or the download failed.
     """
     if source.startswith("catalog://"):
         source = weights_url(source)
@@ -63,7 +63,7 @@ def find_weights(source: str) -> str:
 
 
 def read_checkpoint(path: str) -> Any:
-    """What the PyTorch file `path` holds, on the CPU; only tensors and plain Python values are admitted.
+    """Read a PyTorch file of tensors and plain Python values, on the CPU.
 
     Raises:
         InputError: the file is missing, empty, damaged, no PyTorch file, or names code to run.
@@ -73,16 +73,16 @@ def read_checkpoint(path: str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    # What a damaged file makes torch raise ranges from KeyError to OSError.
+    # torch raises nearly any exception on a damaged file, from KeyError to OSError.
     except Exception as error:
         _refuse(path, error)
 
 
 def state_dict_of(content: Any, path: str) -> dict[str, torch.Tensor]:
-    """The state dict in what `read_checkpoint` gave for `path`, its keys without "module.".
+    """Find the state dict in the content of the file `path`, and remove "module." from its keys.
 
     Raises:
-        InputError: there is none.
+        InputError: the content holds no state dict.
     """
     state = content
     for key in ("model", "state_dict"):
@@ -102,13 +102,13 @@ def state_dict_of(content: Any, path: str) -> dict[str, torch.Tensor]:
 
 
 def reason_of(error: Exception) -> str:
-    """Why reading a file failed, on one line; a name that torch.load does not admit is said first."""
+    """Return in one line why a file could not be read; a name that torch.load refused comes before its message."""
     text = str(error)
     if isinstance(error, RefusedPickle):
         return text
     if refused := re.search(r"GLOBAL (\S+)", text):
         return f"it names '{refused[1]}', {RUNS_CODE}"
-    # torch's message opens with advice to switch the protection off.
+    # torch's message begins with the advice to switch the protection off.
     text = (text.partition("WeightsUnpickler error: ")[2] or text).strip()
     sentence = text.partition("\n")[0].partition(". ")[0]
     return f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
@@ -129,7 +129,7 @@ def _read_caffe2(path: str) -> dict[str, torch.Tensor]:
             state[key] = torch.from_numpy(value.to_numpy())
     except MemoryError:
         raise
-    # As above: damaged pickles raise nearly anything.
+    # pickle, too, raises nearly any exception on a damaged file.
     except Exception as error:
         _refuse(path, error)
     return state
@@ -140,7 +140,7 @@ def _check_file(path: str) -> None:
         raise InputError(f"'{path}' is a folder; name a weights file in it.")
     if not os.path.exists(path):
         raise InputError(
-            f"The weights file '{path}' does not exist (looked at {os.path.abspath(path)}); check the path, "
+            f"The weights file '{path}' does not exist (absolute path: {os.path.abspath(path)}); check the path, "
             "or give a URL or a catalog:// name."
         )
     try:
@@ -149,10 +149,10 @@ def _check_file(path: str) -> None:
     except OSError as error:
         raise InputError(f"The weights file '{path}' cannot be read: {error.strerror}.") from error
     if not start:
-        raise InputError(f"The weights file '{path}' is empty; delete it and fetch or save it again.")
+        raise InputError(f"The weights file '{path}' is empty; delete it and download or save it again.")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise InputError(
-            f"The weights file '{path}' is a web page, not weights; delete it and fetch the file itself by "
+            f"The weights file '{path}' is a web page, not weights; delete it and download the file itself by "
             "its direct link."
         )
 
@@ -161,11 +161,11 @@ def _refuse(path: str, error: Exception) -> NoReturn:
     reason = reason_of(error)
     if RUNS_CODE in reason:
         raise InputError(
-            f"The file '{path}' is refused: {reason}. Weights are tensors and plain values; have its owner save "
+            f"The file '{path}' is refused: {reason}. Weights are tensors and plain values; ask its owner to save "
             "the state dict alone, with torch.save({'model': model.state_dict()}, FILE)."
         ) from error
     raise InputError(
-        f"The file '{path}' is damaged or is no weights file ({reason}); delete it and fetch or copy it again."
+        f"The file '{path}' is damaged or is not a weights file ({reason}); delete it and download or copy it again."
     ) from error
 
 

@@ -31,7 +31,7 @@ def unpadded(loader) -> list[list[tuple]]:
     """Per batch, (image, boxes, labels, index) of each sample without its padding."""
     return [
         [
-            (images.tensors[slot, :, :height, :width], target.bbox, target.get_field("labels"), index)
+            (images.normalize().tensors[slot, :, :height, :width], target.bbox, target.get_field("labels"), index)
             for slot, ((height, width), target, index) in enumerate(
                 zip(images.image_sizes, targets, indices, strict=True)
             )
@@ -119,10 +119,10 @@ def test_shares_of_a_batch_are_padded_as_the_whole(make_cfg, monkeypatch, world_
     shares = [list(split(cfg, monkeypatch, rank, world_size)) for rank in range(world_size)]
     for iteration, (images, _, indices) in enumerate(whole):
         parts = [share[iteration] for share in shares]
-        assert torch.equal(images.tensors, torch.cat([part[0].tensors for part in parts]))
+        assert torch.equal(images.normalize().tensors, torch.cat([part[0].normalize().tensors for part in parts]))
         assert indices == [index for part in parts for index in part[2]]
     # 120 and 160 pixels, the longest sides, up to multiples of 32.
-    at_fixed_sizes = {side for images, _, _ in whole for side in images.tensors.shape[-2:]} <= {128, 160}
+    at_fixed_sizes = {side for images, _, _ in whole for side in images.padded_size} <= {128, 160}
     assert at_fixed_sizes == fixed
 
 
@@ -134,12 +134,12 @@ def test_what_replaces_an_unreadable_image_fits_the_size_of_its_batch(make_cfg):
     with open(path, "wb") as file:
         file.write(b"not an image")
     batches = list(make_data_loader(cfg))
-    needed = [images.tensors.shape[-1] for images, _, _ in batches]
+    needed = [images.padded_size[1] for images, _, _ in batches]
     assert len(set(needed)) == 2 and all(indices == [1] for _, _, indices in batches)
     for images, (target,), _ in batches:
         height, width = images.image_sizes[0]
         assert target.size == (width, height)
-        assert width <= images.tensors.shape[-1] and height <= images.tensors.shape[-2]
+        assert width <= images.padded_size[1] and height <= images.padded_size[0]
 
 
 def test_several_training_sets_are_one(make_cfg):
@@ -170,10 +170,12 @@ def test_testing_takes_every_image_once_unflipped(make_cfg, workers):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_processes_share_the_same_test_batches(make_cfg, monkeypatch, world_size):
     cfg = make_cfg({"a": tree_of(SIZES)}, "TEST.IMS_PER_BATCH", 3)
-    expected = [(images.tensors, indices) for images, _, indices in make_data_loader(cfg, is_train=False)[0]]
+    expected = [
+        (images.normalize().tensors, indices) for images, _, indices in make_data_loader(cfg, is_train=False)[0]
+    ]
     for rank in range(world_size):
         (loader,) = split(cfg, monkeypatch, rank, world_size, is_train=False)
-        part = [(images.tensors, indices) for images, _, indices in loader]
+        part = [(images.normalize().tensors, indices) for images, _, indices in loader]
         torch.testing.assert_close(part, expected[rank::world_size], rtol=0, atol=0)
 
 
@@ -347,7 +349,7 @@ def test_a_batch_pins_its_images_and_boxes(make_cfg, monkeypatch):
     batch = ReadBatch((images, targets, indices), (), None).pin_memory().batch
     own = [images.pixels, *(tensor for target in targets for tensor in (target.bbox, target.get_field("labels")))]
     assert len(pinned) == len(own) == 5 and all(a is b for a, b in zip(pinned, own, strict=True))
-    assert torch.equal(batch[0].tensors, images.tensors) and batch[0].image_sizes == images.image_sizes
+    assert torch.equal(batch[0].pixels, images.pixels) and batch[0].image_sizes == images.image_sizes
     assert [target.size for target in batch[1]] == [target.size for target in targets] and batch[2] == indices
     assert ReadBatch(None, ("x",), None).pin_memory() == ReadBatch(None, ("x",), None)
 
@@ -363,4 +365,4 @@ def test_batches_are_pinned_for_a_gpu_alone(make_cfg, monkeypatch, device):
 def test_batches_travel_as_bytes(make_cfg):
     ((images, _, _),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:2])}), is_train=False)[0])
     assert images.pixels.dtype == torch.uint8
-    assert images.normalize == PixelNormalization((102.9801, 115.9465, 122.7717), (1, 1, 1), to_bgr255=True)
+    assert images.normalization == PixelNormalization((102.9801, 115.9465, 122.7717), (1, 1, 1), to_bgr255=True)

@@ -71,10 +71,8 @@ def test_preprocessing_is_the_published_one(shared):
     boxes = BoxList(expected["boxes_xywh"], size, mode="xywh").convert("xyxy")
     batch = build_planner(cfg, np.array([size]), is_train=False).plan(0, [0])
     pixels, target = transform(image, boxes, batch.samples[0])
-    (height, width), images = (
-        pixels.shape[:2],
-        build_collator(cfg)([(pixels, target, 0)], batch.padded_size)[0].to("cpu"),
-    )
+    (height, width), (images, _, _) = pixels.shape[:2], build_collator(cfg)([(pixels, target, 0)], batch.padded_size)
+    images = images.normalize()
     tensor = images.tensors[0, :, :height, :width]
     assert list(tensor.shape) == expected["tensor_shape"] and tensor.dtype == torch.float32
     places = np.random.RandomState(expected["sample_seed"]).randint(0, tensor.numel(), len(expected["sample"]))

@@ -1,5 +1,6 @@
-"""The compiled detector finds what the detector finds. Tolerances are the issue's: 0.05 px, 1e-4 in score."""
+"""The compiled detector returns the detections of the detector, within 0.05 px and 1e-4 in score."""
 
+import contextlib
 import copy
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 from torch import nn
 
 from fcos_core.config import cfg
+from fcos_core.deploy import compiler, cuda_graphs
 from fcos_core.deploy.cuda_graphs import GraphPerShape
-from fcos_core.engine import compile_for_inference, compiler
+from fcos_core.engine import compile_for_inference
 from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import convert_convs, has_fixed_statistics
 from fcos_core.modeling.detector import build_detection_model
-from fcos_core.modeling.fcos.postprocess import last_pixels, to_box_lists
+from fcos_core.modeling.fcos.box_coder import make_clip_max
+from fcos_core.modeling.fcos.postprocess import to_box_lists
 from fcos_core.structures.image_list import ImageList
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -20,7 +23,7 @@ SIZES = [(64, 96), (50, 71)]
 
 
 def build(*options):
-    """A detector whose norms are no identities and whose scores differ."""
+    """Build a detector with random norms, so that folding changes numbers, and with scores that differ."""
     config = cfg.clone()
     config.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.FCOS.NUM_CLASSES", 4, "MODEL.FCOS.NUM_CONVS", 1, *options])
     torch.manual_seed(0)
@@ -67,7 +70,7 @@ def check_same(found, expected, pixels=0.05, score=1e-4):
         torch.testing.assert_close(one.bbox, other.bbox, rtol=0, atol=pixels)
 
 
-def test_converted_networks_compute_the_same_in_float64(model):
+def test_folded_norms_change_no_output_in_float64(model):
     plain = copy.deepcopy(model).double()
     converted = copy.deepcopy(plain)
     assert convert_convs(converted) == sum(map(has_fixed_statistics, plain.modules()))
@@ -77,23 +80,24 @@ def test_converted_networks_compute_the_same_in_float64(model):
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
 
 
-def test_detections_match_one_to_one(model):
+def test_float32_detections_match_the_detector(model):
     with torch.no_grad():
         check_same(compile_for_inference(model)(images()), model(images()))
 
 
-def test_bfloat16_is_near(model):
+def test_bfloat16_scores_are_close_to_float32(model):
     compiled = compile_for_inference(model, precision="bfloat16")
     head = compiled.detector.rpn.head
     assert head.cls_logits.weight.dtype == torch.bfloat16 and head.bbox_pred.weight.dtype == torch.float32
     found, expected = compiled(images()), model(images())
     for one, other in zip(found, expected, strict=True):
         assert one.bbox.dtype == one.get_field("scores").dtype == torch.float32
-        # A logit of 3 has steps of 1/64 in bfloat16, its probability steps of at most 1/256; a few of them add up.
+        # A logit of 3 is rounded to steps of 1/64 in bfloat16, which moves its probability by at most 1/256. The
+        # tolerance allows for several such steps.
         torch.testing.assert_close(one.get_field("scores")[:5], other.get_field("scores")[:5], rtol=0, atol=0.05)
 
 
-def test_the_model_given_stays_as_it_is(model):
+def test_model_and_compiled_copy_do_not_change_each_other(model):
     trained = copy.deepcopy(model).train()
     before = {key: value.clone() for key, value in trained.state_dict().items()}
     modes = [(type(module), module.training) for module in trained.modules()]
@@ -108,7 +112,7 @@ def test_the_model_given_stays_as_it_is(model):
     check_same(compiled(images()), expected, pixels=0, score=0)
 
 
-def test_it_stays_in_evaluation_mode(model):
+def test_train_does_not_leave_evaluation_mode(model):
     compiled = compile_for_inference(model)
     check_same(compiled.train()(images()), compiled.eval()(images()), pixels=0, score=0)
 
@@ -125,13 +129,13 @@ def test_it_stays_in_evaluation_mode(model):
     ],
     ids=["two", "small", "three", "tensor", "one image", "list"],
 )
-def test_takes_what_the_detector_takes(given):
+def test_accepts_every_image_input_of_the_detector(given):
     model = tiny_hrnet()
     with torch.no_grad():
         check_same(compile_for_inference(model)(given), model(given))
 
 
-def test_autocast_around_it_changes_nothing():
+def test_surrounding_autocast_changes_nothing():
     compiled = compile_for_inference(tiny_hrnet())
     expected = compiled(images())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -147,20 +151,20 @@ def test_autocast_around_it_changes_nothing():
         ({"max_graphs": 0}, "1 or more"),
     ],
 )
-def test_settings_that_cannot_be(options, message):
+def test_unusable_arguments_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         compile_for_inference(tiny_hrnet(), device="cpu", **options)
 
 
-def uncaptured(detector, shapes, max_graphs):
-    """What a GPU runs, without a GPU: in place of graphs the network of fixed shapes itself.
+def compile_without_capturing(detector, shapes, max_graphs):
+    """Compile as for a GPU, but call the network itself instead of a CUDA graph, which needs a GPU.
 
-    `shapes` gets the shape of every capture.
+    Each capture appends its batch shape to `shapes`.
     """
     network = compiler._Network(detector)
 
     def run(batch):
-        return network(batch.tensors, last_pixels(batch.image_sizes))
+        return network(batch.tensors, make_clip_max(batch.image_sizes))
 
     def capture(batch):
         shapes.append(tuple(batch.tensors.shape))
@@ -169,23 +173,24 @@ def uncaptured(detector, shapes, max_graphs):
     return compiler.CompiledDetector(detector, GraphPerShape(run, capture, max_graphs))
 
 
-def test_network_of_fixed_shapes_finds_the_same(model):
+def test_network_of_fixed_shapes_matches_the_detector(model):
     with torch.no_grad():
-        check_same(uncaptured(copy.deepcopy(model), [], 1)(images()), model(images()))
+        check_same(compile_without_capturing(copy.deepcopy(model), [], 1)(images()), model(images()))
 
 
-def test_a_graph_serves_a_padded_shape():
+def test_each_padded_shape_is_captured_once():
     shapes = []
-    compiled = uncaptured(tiny_hrnet(), shapes, max_graphs=2)
+    compiled = compile_without_capturing(tiny_hrnet(), shapes, max_graphs=2)
     for height in (32, 64, 40, 20):
         compiled(images([(height, 64), (20, 60)]))
-    # 40 is padded to 64, 20 to 32.
+    # A height of 40 is padded to 64, and 20 to 32.
     assert shapes == [(2, 3, height, 64) for height in (64, 32)]
 
 
 @pytest.mark.parametrize("channels", [1, 4, 8])
-def test_images_of_other_channels_are_refused(channels):
-    for compiled in (compile_for_inference(tiny_hrnet(), device="cpu"), uncaptured(tiny_hrnet(), [], 1)):
+def test_images_without_3_channels_are_refused(channels):
+    model = tiny_hrnet()
+    for compiled in (compile_for_inference(model, device="cpu"), compile_without_capturing(model, [], 1)):
         with pytest.raises(InputError, match=f"Images have {channels} channels; a detector takes 3"):
             compiled(torch.zeros(1, channels, 32, 32))
 
@@ -197,60 +202,67 @@ def gpu_model():
 
 @needs_gpu
 @pytest.mark.parametrize("parallel", [True, False], ids=["parallel", "series"])
-def test_graphs_find_the_same(model, parallel):
+def test_graphs_match_the_detector(model, parallel, monkeypatch):
+    if not parallel:
+        monkeypatch.setattr(cuda_graphs, "forked_streams", contextlib.nullcontext)
     on_gpu = copy.deepcopy(model).cuda()
-    compiled = compile_for_inference(on_gpu, parallel=parallel)
+    compiled = compile_for_inference(on_gpu)
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        # Shapes in turn: a graph does not see what another one left behind.
+        # Shapes alternate, so that a graph runs on memory that another graph has written to.
         for seed, sizes in enumerate([SIZES, [(64, 64)], SIZES, [(40, 90), (64, 64), (33, 60)], [(64, 64)], SIZES]):
             check_same(compiled(images(sizes, seed)), on_gpu(images(sizes, seed, device="cuda")))
 
 
 @needs_gpu
-def test_branches_in_parallel_and_in_series_give_the_same_bits(gpu_model):
-    in_series, in_parallel = (compile_for_inference(gpu_model, parallel=parallel) for parallel in (False, True))
-    for _ in range(3):  # run, captured, replayed
-        check_same(in_parallel(images()), in_series(images()), pixels=0, score=0)
+def test_branches_in_parallel_and_in_series_give_the_same_bits(gpu_model, monkeypatch):
+    def detections():
+        compiled = compile_for_inference(gpu_model)
+        return [compiled(images()) for _ in range(3)]  # run, captured, replayed
+
+    in_parallel = detections()
+    monkeypatch.setattr(cuda_graphs, "forked_streams", contextlib.nullcontext)
+    for found, expected in zip(in_parallel, detections(), strict=True):
+        check_same(found, expected, pixels=0, score=0)
 
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16", "float16"])
-def test_other_precisions_of_gpus_are_near(gpu_model, precision):
+def test_scores_of_other_gpu_precisions_are_close_to_float32(gpu_model, precision):
     compiled, expected = compile_for_inference(gpu_model, precision=precision), gpu_model(images(device="cuda"))
     for _ in range(2):
         for one, other in zip(compiled(images()), expected, strict=True):
             scores = other.get_field("scores").cpu()
-            # As on the CPU, where bfloat16's steps are worked out; the others' are finer.
+            # The tolerance is that of bfloat16 on the CPU; tf32 and float16 round to finer steps.
             torch.testing.assert_close(one.get_field("scores")[:5], scores[:5], rtol=0, atol=0.05)
 
 
 @needs_gpu
-def test_launches_do_not_wait_for_the_gpu(gpu_model):
+def test_graphs_are_launched_without_waiting_for_the_gpu(gpu_model):
     compiled = compile_for_inference(gpu_model)
     batch = images(device="cuda")
     _, expected = compiled(batch), compiled(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        rows = compiled.launch(batch)
+        rows = compiled.graphs(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     check_same(to_box_lists(rows, batch.image_sizes), expected, pixels=0, score=0)
 
 
 @needs_gpu
-def test_memory_does_not_grow(gpu_model):
+def test_dropped_graphs_free_their_memory(gpu_model):
     compiled = compile_for_inference(gpu_model, max_graphs=2)
     batches = [images([(height, 64)], device="cuda") for height in (32, 64, 96)]
 
     def run():
-        for batch in batches:  # every one is captured anew: the third drops the first
+        for batch in batches:  # three shapes and two graphs: every batch has to be captured again
             for _ in range(2):
                 compiled(batch)
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
 
-    run()  # the first measures kernels
-    # Where small blocks find room may change from run to run and repeat after a few; what leaks grows in every one.
+    run()  # the first run loads and chooses kernels, which takes memory once
+    # The allocator may place small blocks differently in each run and then repeat; a leak would grow with every run.
     before, after = ([run() for _ in range(5)] for _ in range(2))
     assert {allocated for allocated, _ in before + after} == {before[0][0]}
     assert max(reserved for _, reserved in after) <= max(reserved for _, reserved in before)

@@ -1,4 +1,4 @@
-"""Which batches are captured, and in which precision they run; the graphs themselves: test_compiler.py, on a GPU."""
+"""When a batch shape is captured or dropped, and the TF32 setting. test_compiler.py runs real graphs on a GPU."""
 
 import pytest
 import torch
@@ -10,17 +10,17 @@ from fcos_core.structures.image_list import ImageList
 
 @pytest.mark.parametrize("allowed", [True, False])
 @pytest.mark.parametrize("default", [True, False])
-def test_settings_of_pytorch_are_restored(allowed, default, monkeypatch):
+def test_tf32_setting_of_pytorch_is_restored(allowed, default, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", default)
     with pytest.raises(ZeroDivisionError), convolutions_in_tf32(allowed):
-        # Raises where PyTorch finds its settings contradictory.
+        # PyTorch raises here if its settings contradict each other.
         nn.functional.conv2d(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3))
         raise ZeroDivisionError
     assert torch.backends.cudnn.allow_tf32 is default
 
 
 def events_of(heights, max_graphs):
-    """What happens to batches of these heights, in order."""
+    """Return a ("run" | "capture" | "replay", height) for each step that batches of these heights cause."""
     events = []
 
     def run(images):
@@ -37,21 +37,21 @@ def events_of(heights, max_graphs):
     return events
 
 
-def test_the_second_batch_of_a_shape_is_captured():
+def test_second_batch_of_a_shape_captures_a_graph():
     assert events_of([1, 1, 1, 2], 2) == [("run", 1), ("capture", 1), ("replay", 1), ("replay", 1), ("run", 2)]
 
 
-def test_shapes_that_come_once_drop_no_graph():
+def test_shapes_seen_once_drop_no_graph():
     assert events_of([1, 1, 2, 3, 4, 1], 1)[-4:] == [("run", 2), ("run", 3), ("run", 4), ("replay", 1)]
 
 
-def test_the_least_recently_used_graph_is_dropped():
-    # 3 drops 2, which was used before 1; then 2 counts as new.
+def test_least_recently_used_graph_is_dropped():
+    # The graph for 3 drops the graph for 2, because the graph for 1 was used later. Then 2 counts as a new shape.
     events = events_of([1, 1, 2, 2, 1, 3, 3, 1, 2, 2], 2)
     assert events[-6:] == [("capture", 3), ("replay", 3), ("replay", 1), ("run", 2), ("capture", 2), ("replay", 2)]
 
 
-def test_a_run_that_fails_is_not_counted():
+def test_failed_run_does_not_count_as_seen():
     def fails(images):
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""A backbone with channels of zeros computes the same."""
+"""Padding a backbone with channels of zeros does not change its levels."""
 
 import copy
 
@@ -10,14 +10,15 @@ from torch import nn
 from fcos_core.deploy.pad_channels import pad_channels
 from fcos_core.layers.conv_norm import convert_convs
 from fcos_core.layers.inference_conv import InferenceConv2d
+from fcos_core.modeling.backbone.build import body_with_neck
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
-from fcos_core.modeling.backbone.resnet import ResNet, body_with_neck
+from fcos_core.modeling.backbone.resnet import ResNet
 from fcos_core.modeling.neck.fpn import FPN
 from fcos_core.modeling.neck.hrfpn import HRFPN
 
 
 def prepared(backbone):
-    """Converted, in float64, with norms that are no identities."""
+    """Convert `backbone` for inference in float64, after giving its norms random values."""
     for module in backbone.modules():
         if hasattr(module, "running_var"):
             for values in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
@@ -41,7 +42,7 @@ def resnet(groups, width):
 
 @pytest.mark.parametrize("multiple", [4, 8])
 @pytest.mark.parametrize("make", [hrnet, lambda: resnet(1, 4), lambda: resnet(2, 4)], ids=["hrnet", "resnet", "groups"])
-def test_levels_stay_as_they_are(make, multiple):
+def test_padding_does_not_change_the_levels(make, multiple):
     plain = make()
     padded = copy.deepcopy(plain)
     channels = pad_channels(padded, multiple)
@@ -59,14 +60,14 @@ def test_levels_stay_as_they_are(make, multiple):
         torch.testing.assert_close(level, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().amax()))
 
 
-def test_groups_that_cannot_be_padded_stay():
+def test_backbone_with_unpaddable_groups_does_not_change():
     plain = resnet(3, 2)
     state = copy.deepcopy(plain.state_dict())
     assert pad_channels(plain, 8) == 3
     assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
 
 
-def test_1_changes_nothing():
+def test_multiple_of_1_changes_nothing():
     plain = hrnet()
     shapes = [parameter.shape for parameter in plain.parameters()]
     assert pad_channels(plain, 1) == 3

@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcos_core.config import cfg
 from fcos_core.engine.step import TrainingStep
-from fcos_core.engine.watchdog import Guard
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
@@ -54,11 +53,13 @@ def take(rank, splits, kind, dtype, seed, counts, accumulate_steps):
     images, targets = batch(seed, counts, dtype)
     start, stop = list(pairwise([0, *accumulate(splits)]))[rank]
     model = detector(kind, dtype)
+    assign_targets = model.assign_targets
     if len(splits) > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False)
-    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.1), "cpu", accumulate_steps=accumulate_steps)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = TrainingStep(model, optimizer, "cpu", assign_targets, accumulate_steps=accumulate_steps)
     share = ImageList(images[start:stop], [(SIDE, SIDE)] * (stop - start))
-    losses = step.compute_gradients(share, targets[start:stop], Guard(str, timeout=60), iteration=1)
+    losses = step.compute_gradients(share, targets[start:stop])
     gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     return torch.stack(list(losses.values())), gradients
 

@@ -6,14 +6,14 @@ import torch
 from fcos_core.engine.prefetch import one_ahead, prefetch
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ByteImageList, ImageList, PixelNormalization
+from fcos_core.structures.image_list import ByteImages, ImageList, PixelNormalization
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 AS_THEY_ARE = PixelNormalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), to_bgr255=True)
 
 
 def batch(number, side=8, pin=False):
-    images = ByteImageList(torch.full((2, side, side, 3), number, dtype=torch.uint8), [(side, side)] * 2, AS_THEY_ARE)
+    images = ByteImages(torch.full((2, 3, side, side), number, dtype=torch.uint8), [(side, side)] * 2, AS_THEY_ARE)
     target = BoxList([[0.0, 0, number, 1]], (side, side))
     target.add_field("labels", torch.tensor([number]))
     return (images.pin_memory(), [target.pin_memory()], [number]) if pin else (images, [target], [number])
@@ -64,7 +64,7 @@ def test_batches_arrive_on_the_gpu_as_bytes(pin):
         assert images.pixels.is_cuda and images.pixels.dtype == torch.uint8 and images.pixels.eq(number).all()
         assert target.bbox.is_cuda and target.bbox[0, 2] == number and target.get_field("labels").tolist() == [number]
         assert target.get_field("labels").is_cuda and rest == [number]
-        assert images.to("cuda").tensors.eq(number).all()
+        assert images.normalize().tensors.eq(number).all()
     floats = ImageList(torch.ones(1, 3, 4, 4), [(4, 4)])
     ((images, _, _),) = prefetch([(floats, [], None)], "cuda:0")
     assert images.tensors.is_cuda and images.image_sizes == [(4, 4)]

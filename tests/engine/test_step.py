@@ -7,10 +7,9 @@ import torch
 
 from fcos_core.config import cfg
 from fcos_core.engine.step import TrainingStep
-from fcos_core.engine.watchdog import Guard
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ByteImageList, ImageList, PixelNormalization
+from fcos_core.structures.image_list import ByteImages, ImageList, PixelNormalization
 
 # Boxes of each image: a part may hold none, or an image without any.
 BOXES = [[[2, 2, 40, 50], [30, 8, 60, 28]], [], [[10, 10, 30, 30]], [], []]
@@ -40,8 +39,8 @@ def batch(dtype):
 def take(detector, dtype, **options):
     """Losses and gradients of the batch."""
     model = copy.deepcopy(detector).to(dtype)
-    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.1), "cpu", **options)
-    losses = step.compute_gradients(*batch(dtype), Guard(str, timeout=60), iteration=1)
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.1), "cpu", model.assign_targets, **options)
+    losses = step.compute_gradients(*batch(dtype))
     return losses, [parameter.grad for parameter in model.parameters()], step
 
 
@@ -64,22 +63,49 @@ def test_parts_of_a_batch_of_bytes_are_normalized_one_after_another(detector):
     sizes = []
 
     class Normalization(PixelNormalization):
-        def __call__(self, pixels, dtype):
+        def __call__(self, pixels):
             sizes.append(len(pixels))
-            return super().__call__(pixels, dtype)
+            return super().__call__(pixels)
 
     generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (len(BOXES), 64, 64, 3), generator=generator, dtype=torch.uint8)
-    normalize = Normalization((100.0, 110.0, 120.0), (1.0, 1.0, 1.0), to_bgr255=True)
-    images, targets = ByteImageList(pixels, [(64, 64)] * len(BOXES), normalize), batch(torch.float32)[1]
+    pixels = torch.randint(0, 256, (len(BOXES), 3, 64, 64), generator=generator, dtype=torch.uint8)
+    normalization = Normalization((100.0, 110.0, 120.0), (1.0, 1.0, 1.0), to_bgr255=True)
+    images, targets = ByteImages(pixels, [(64, 64)] * len(BOXES), normalization), batch(torch.float32)[1]
     losses = []
     for steps in (1, 3):
         model = copy.deepcopy(detector)
-        step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.1), "cpu", accumulate_steps=steps)
-        losses.append(step.compute_gradients(images, targets, Guard(str, timeout=60), iteration=1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        step = TrainingStep(model, optimizer, "cpu", model.assign_targets, accumulate_steps=steps)
+        losses.append(step.compute_gradients(images, targets))
     assert sizes == [5, 1, 2, 2]
     for name, loss in losses[0].items():
         assert losses[1][name].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_targets_are_assigned_once_and_phases_reported(detector, steps):
+    model, assigned, phases = copy.deepcopy(detector), [], []
+
+    def assign_targets(padded_size, targets):
+        assigned.append((padded_size, len(targets)))
+        return model.assign_targets(padded_size, targets)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = TrainingStep(model, optimizer, "cpu", assign_targets, accumulate_steps=steps)
+    step.compute_gradients(*batch(torch.float32), phases.append)
+    assert assigned == [((64, 128), len(BOXES))]
+    assert phases == ["forward"] + ["forward", "backward"] * steps
+
+
+def test_a_model_may_assign_its_targets_itself(detector):
+    expected, _, step = take(detector, torch.float32)
+    step.assign_targets = None
+    assert step.compute_gradients(*batch(torch.float32)) == expected
+
+
+def test_parts_need_the_normalizers_of_the_whole(detector):
+    with pytest.raises(ValueError, match="accumulate_steps is 2: give assign_targets"):
+        TrainingStep(detector, torch.optim.SGD(detector.parameters(), lr=0.1), "cpu", accumulate_steps=2)
 
 
 @pytest.mark.parametrize(("precision", "unit"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])

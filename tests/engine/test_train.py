@@ -1,4 +1,4 @@
-"""The training step that a config describes, on a tiny detector."""
+"""Training step of a config on a tiny detector."""
 
 import functools
 
@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcos_core.config import cfg
 from fcos_core.engine.train import make_training_step
-from fcos_core.engine.watchdog import Guard
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_optimizer
 from fcos_core.structures.bounding_box import BoxList
@@ -42,14 +41,14 @@ def batch(count, height, width):
 
 
 def gradients(step, *size):
-    losses = step.compute_gradients(*batch(*size), Guard(str, timeout=600), iteration=1)
+    losses = step.compute_gradients(*batch(*size))
     return losses, torch.cat([parameter.grad.flatten() for parameter in step.model.parameters()])
 
 
 def assert_same(found, expected):
     for name, loss in expected[0].items():
         assert found[0][name].item() == pytest.approx(loss.item(), rel=1e-5)
-    # The issue's tolerance for float32 gradients: a unit that a rounding switches on or off.
+    # The issue's tolerance for float32 gradients: rounding may switch a unit on or off.
     assert (found[1] - expected[1]).norm() <= 1e-2 * expected[1].norm()
 
 
@@ -60,7 +59,7 @@ def test_layout_in_memory(last):
     step.model.rpn.head.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
     gradients(step, 2, 64, 128)
     assert seen[0].is_contiguous(memory_format=torch.channels_last) == last
-    # What a checkpoint holds has the shapes and values of either.
+    # A checkpoint has the same shapes and values in either layout.
     other = step_of("SOLVER.CHANNELS_LAST", not last)
     states = step.model.state_dict(), other.model.state_dict()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
@@ -69,7 +68,7 @@ def test_layout_in_memory(last):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Numbers of graphs that torch.compile has made; it captures them and their gradients, but makes no kernels."""
+    """Count the graphs that torch.compile captures, forward and backward; it generates no kernels."""
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
     torch.compiler.reset()
     counters.clear()
@@ -83,7 +82,8 @@ def test_compiled_parts_compute_the_same_in_a_bounded_number_of_graphs(graphs):
     sizes = [(2, 64, 128), (2, 96, 160), (2, 128, 96), (2, 160, 192), (2, 64, 128)]
     for size in sizes:
         assert_same(gradients(step, *size), gradients(eager, *size))
-    # Body and head each for the first size, then for any; the head once more, as a side of one cell stays a constant.
+    # Body and head have a graph for the first size and one for any size; the head has a third one, as PyTorch keeps
+    # a feature map's side of one cell constant.
     assert graphs() <= 5
 
 
@@ -120,7 +120,7 @@ def test_compiled_steps_with_batch_norms_over_processes(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
-    # Thirty roundings in a row, from image to loss: TF32's of 2^-11, bfloat16's of 2^-8.
+    # Thirty roundings in a row, from image to loss: 2^-11 each with TF32, 2^-8 with bfloat16.
     ("precision", "tolerance"),
     [("float32", 30 * 2**-11), ("float16", 30 * 2**-11), ("bfloat16", 30 * 2**-8)],
 )

@@ -20,7 +20,7 @@ from fcos_core.weights.checkpointer import DetectronCheckpointer
 
 
 class Losses(nn.Module):
-    """A linear model whose loss on an image is the square of its output."""
+    """Linear model whose loss on an image is the square of its output."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ class Losses(nn.Module):
 
 
 class Loader:
-    """Batches that are a function of the iteration; one image of `poison` is NaN, `broken` cannot be read."""
+    """Loader whose batches depend on the iteration only; `poison` has a NaN image, `broken` cannot be read."""
 
     def __init__(self, start, stop, poison=None, broken=None):
         self.iterations = range(start + 1, stop + 1)
@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
 
 
 class Noisy(Losses):
-    """With BatchNorm statistics that are trained and noise that is drawn."""
+    """Model with trained BatchNorm statistics and random noise."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +106,7 @@ def test_noise_statistics_and_averages_resume_exactly(tmp_path):
     models = [Noisy() for _ in range(3)]
     options = [averaged(model) for model in models]
     run(tmp_path / "whole", stop=7, model=models[0], options=options[0])
-    # The image that cannot be read ends the run in the middle of an iteration, whose state must not be saved.
+    # The unreadable image ends the run within an iteration, whose state must not be saved.
     with pytest.raises(InputError):
         run(tmp_path / "parts", stop=7, broken=4, model=models[1], options=options[1])
     torch.manual_seed(77)
@@ -125,7 +125,7 @@ def test_average_of_weights_is_the_exponential_one(tmp_path):
     run(tmp_path, stop=3, period=1, model=model, options=options)
     states = [torch.load(tmp_path / f"model_{i:07d}.pth", weights_only=True)["model"] for i in (1, 2, 3)]
     first, second, third = (state["linear.weight"] for state in states)
-    # It starts as the first iteration's weights; decay 0.5.
+    # The average starts as the weights of the first iteration; the decay is 0.5.
     torch.testing.assert_close(options.average.module.linear.weight, 0.25 * first + 0.25 * second + 0.5 * third)
 
 
@@ -145,7 +145,7 @@ def test_the_norm_of_a_step_that_is_left_out_is_not_counted(tmp_path):
 
 
 class Failing(Noisy):
-    """Raises in the middle of iteration 4, after its BatchNorm has seen the batch."""
+    """Model that raises within iteration 4, after its BatchNorm has seen the batch."""
 
     calls = 0
 

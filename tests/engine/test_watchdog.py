@@ -1,4 +1,4 @@
-"""The guard of a training loop that waits in vain, or is told to leave."""
+"""The watchdog of a training loop that hangs or gets a signal."""
 
 import logging
 import multiprocessing
@@ -8,30 +8,30 @@ import time
 
 import pytest
 
-from fcos_core.engine.watchdog import Guard
+from fcos_core.engine.watchdog import Watchdog
 from fcos_core.utils import comm
 
 LONG = 60
 
 
 def loop(folder, timeout, seconds):
-    """A loop that is in its third iteration for so long, and what it does in a process of its own."""
+    """Stay in the third iteration of a loop for `seconds`, in a process of its own."""
     logging.basicConfig(filename=folder / "log.txt", format="%(message)s")
 
     def save():
         (folder / "saved").touch()
         return "iteration 2 is saved"
 
-    with Guard(save, timeout) as guard:
-        guard.at(3, "backward")
+    with Watchdog(save, timeout) as watchdog:
+        watchdog.at(3, "backward")
         (folder / "entered").touch()
         time.sleep(seconds)
-    comm.leave(7)
+    comm.exit_now(7)
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts the loop and returns its process, inside the step."""
+    """Start the loop and return its process once the loop is inside the step."""
     started = []
 
     def begin(timeout, seconds):
@@ -55,8 +55,8 @@ def test_a_step_that_takes_too_long(start, tmp_path):
     assert process.exitcode == 1
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "log.txt").read_text() == (
-        "No answer for 0.3 s (DISTRIBUTED.TIMEOUT): process 0 in iteration 3, backward; "
-        "iteration 2 is saved. Leaving.\n"
+        "No progress for 0.3 s (DISTRIBUTED.TIMEOUT): process 0 in iteration 3, backward; "
+        "iteration 2 is saved. Exiting.\n"
     )
 
 
@@ -67,7 +67,7 @@ def test_a_signal_while_the_loop_waits(start, tmp_path, number):
     process.join(LONG / 2)
     assert process.exitcode == 128 + number
     assert (tmp_path / "log.txt").read_text() == (
-        f"Received {number.name}: process 0 in iteration 3, backward; iteration 2 is saved. Leaving.\n"
+        f"Received {number.name}: process 0 in iteration 3, backward; iteration 2 is saved. Exiting.\n"
     )
 
 

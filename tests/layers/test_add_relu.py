@@ -77,7 +77,19 @@ def test_operator_is_registered_right(device):
     torch.library.opcheck(OPERATOR, (*random_inputs((2, 6, 3, 5), torch.float32, device), True))
 
 
+@needs_gpu
+@pytest.mark.parametrize(("place", "shape"), [(1, (5,)), (2, (2, 6, 3, 4))])
+def test_kernel_refuses_sizes_that_would_be_read_out_of_bounds(place, shape):
+    require_kernel("add_relu_", "cuda")
+    inputs = list(random_inputs((2, 6, 3, 5), torch.float32, "cuda"))
+    for wrong in (torch.zeros(shape, device="cuda"), inputs[place].cpu()):
+        inputs[place] = wrong
+        with pytest.raises(RuntimeError, match="do not fit together"):
+            OPERATOR(*inputs, True)
+
+
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("implementation", [add_relu_, add_relu_reference_])
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
@@ -87,8 +99,8 @@ def test_operator_is_registered_right(device):
         (2, torch.zeros(2, 6, 3, 4), "shortcut must be of x's dtype"),
     ],
 )
-def test_wrong_inputs_are_named(device, place, value, message):
+def test_wrong_inputs_are_named(device, place, value, message, implementation):
     inputs = list(random_inputs((2, 6, 3, 5), torch.float32, device))
     inputs[place] = value.to(device)
     with pytest.raises(RuntimeError, match=message):
-        OPERATOR(*inputs, True)
+        implementation(*inputs, True)

@@ -6,14 +6,14 @@ from compiled_kernels import require_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcos_core.layers._reference import assign_targets_reference
+from fcos_core.layers.assign_targets import assign_targets, assign_targets_reference
 
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
 ]
 OPERATOR = torch.ops.fcos_core.assign_targets
-IMPLEMENTATIONS = {"operator": OPERATOR, "definition": assign_targets_reference}
+IMPLEMENTATIONS = {"operator": assign_targets, "definition": assign_targets_reference}
 
 
 def grids(height, width, strides, dtype=torch.float32):
@@ -102,7 +102,7 @@ def test_crowded_images_at_full_size(device):
 
 
 def rule(location, limits, boxes):
-    """Which of the boxes a location belongs to, or None: the sentence of FCOS in plain numbers."""
+    """Index of the box that a location belongs to, or None: the sentence of FCOS in plain numbers."""
     x, y = location
     found = []
     for index, (x1, y1, x2, y2) in enumerate(boxes):
@@ -178,6 +178,32 @@ def test_wrong_input_is_named(arguments, message, implementation, device):
 def test_wrong_offsets_are_named(offsets, implementation):
     with pytest.raises(RuntimeError, match="offsets must not decrease and go from 0 to the number of boxes, 2"):
         IMPLEMENTATIONS[implementation](LOCATIONS, LOCATIONS, BOXES, LABELS, torch.tensor(offsets))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("arguments", [WRONG[i][0] for i in (0, 2, 3, 5, 7)])
+def test_kernel_refuses_sizes_that_would_be_read_out_of_bounds(arguments, device):
+    require_kernel("assign_targets", device)
+    with pytest.raises(RuntimeError, match="do not fit together"):
+        OPERATOR(*(tensor.to(device) for tensor in arguments))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_kernel_refuses_other_dtypes(device):
+    require_kernel("assign_targets", device)
+    right = [tensor.to(device) for tensor in (LOCATIONS, LOCATIONS, BOXES, LABELS, OFFSETS)]
+    for place, tensor in enumerate(right):
+        wrong = [*right[:place], tensor.to(torch.int32), *right[place + 1 :]]
+        with pytest.raises(RuntimeError, match=r"expected scalar type|not implemented for"):
+            OPERATOR(*wrong)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(dynamic, device):
+    inputs = [tensor.to(device) for tensor in CASES["random"]]
+    compiled = torch.compile(assign_targets, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), assign_targets(*inputs), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fcos_core.layers._reference import group_norm_relu_backward_reference
-from fcos_core.layers.group_norm_relu import group_norm_relu, group_norm_relu_reference
+from fcos_core.layers.group_norm_relu import (
+    group_norm_relu,
+    group_norm_relu_backward_reference,
+    group_norm_relu_reference,
+)
 from fcos_core.layers.own_dtype import GroupNorm
 
 OPERATOR = torch.ops.fcos_core.group_norm_relu
@@ -107,6 +110,35 @@ def test_wrong_inputs_are_named(device, changed, message):
     arguments |= changed
     arguments = [value.to(device) if isinstance(value, torch.Tensor) else value for value in arguments.values()]
     with pytest.raises(RuntimeError, match=message):
+        group_norm_relu_reference(*arguments, 1e-5)
+
+
+@needs_gpu
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_layer_names_a_norm_that_does_not_fit(place):
+    require_kernel("group_norm_relu", "cuda")
+    x = torch.randn(1, 64, 4, 4, device="cuda").to(memory_format=torch.channels_last)
+    channels = 32 if place == "cuda" else 64
+    with pytest.raises(RuntimeError, match="weight and bias must be"):
+        group_norm_relu(x, layer(channels, device=place))
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"x": torch.zeros(2, 4, 3)},
+        {"weight": torch.zeros(5)},
+        {"bias": torch.zeros(3)},
+        {"groups": 3},
+        {"groups": 0},
+    ],
+)
+def test_kernel_refuses_sizes_that_would_be_read_out_of_bounds(changed):
+    require_kernel("group_norm_relu", "cuda")
+    arguments = {"x": torch.zeros(2, 4, 3, 3), "weight": torch.zeros(4), "bias": torch.zeros(4), "groups": 2} | changed
+    arguments = [value.cuda() if isinstance(value, torch.Tensor) else value for value in arguments.values()]
+    with pytest.raises(RuntimeError, match="do not fit together"):
         OPERATOR(*arguments, 1e-5)
 
 

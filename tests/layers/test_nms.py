@@ -12,7 +12,7 @@ DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
 ]
-IMPLEMENTATIONS = {"operator": torch.ops.fcos_core.nms_mask, "definition": nms_mask_reference}
+IMPLEMENTATIONS = {"operator": nms_mask, "definition": nms_mask_reference}
 
 
 def random_boxes(n, groups, seed, dtype=torch.float32):
@@ -216,6 +216,22 @@ def test_wrong_input_is_named(arguments, message, implementation, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        (torch.zeros(3, 5), SCORES, GROUPS),
+        (torch.zeros(4), SCORES, GROUPS),
+        (BOXES, torch.zeros(2), GROUPS),
+        (BOXES, SCORES, GROUPS[:2]),
+    ],
+)
+def test_kernel_refuses_sizes_that_would_be_read_out_of_bounds(tensors, device):
+    require_kernel("nms_mask", device)
+    with pytest.raises(RuntimeError, match="do not fit together"):
+        torch.ops.fcos_core.nms_mask(*(tensor.to(device) for tensor in tensors), 0.5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", ["empty", "one box", "random", "random float64", "strided"])
 def test_opcheck(case, device):
     tensors = (tensor.to(device) for tensor in CASES[case])
@@ -223,12 +239,13 @@ def test_opcheck(case, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_compile(device):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(dynamic, device):
     def masked_scores(boxes, scores, groups):
-        return scores * torch.ops.fcos_core.nms_mask(boxes * 2, scores, groups, 0.5)
+        return scores * nms_mask(boxes * 2, scores, groups, 0.5)
 
     inputs = [tensor.to(device) for tensor in CASES["random"]]
-    compiled = torch.compile(masked_scores, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(masked_scores, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), masked_scores(*inputs), rtol=0, atol=0)
 
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fcos_core.layers._reference import (
-    sigmoid_focal_loss_reference,
+from fcos_core.layers.sigmoid_focal_loss import (
+    SigmoidFocalLoss,
+    sigmoid_focal_loss,
+    sigmoid_focal_loss_sum,
     sigmoid_focal_loss_sum_reference,
 )
-from fcos_core.layers.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss, sigmoid_focal_loss_sum
 
 DEVICES = [
     "cpu",
@@ -102,7 +103,7 @@ def test_any_logits_and_targets_give_the_loss_of_the_definition(device, data, dt
 def test_sums_are_the_elementwise_loss_added_up(device):
     logits, targets, scale = random_inputs(400, 5, device=device)
     whole = sigmoid_focal_loss_sum(logits, targets, scale, 2.0, 0.25)
-    expected = sigmoid_focal_loss_reference(logits, targets, 2.0, 0.25).sum() * scale
+    expected = sigmoid_focal_loss(logits, targets, 2.0, 0.25).sum() * scale
     torch.testing.assert_close(whole, expected, rtol=1e-12, atol=0)
     parts = [
         sigmoid_focal_loss_sum(part, labels, scale, 2.0, 0.25)
@@ -117,6 +118,18 @@ def test_gradcheck(gamma, device):
     logits, targets, scale = random_inputs(8, 4, device=device)
     function = SigmoidFocalLoss(gamma, 0.25)
     assert torch.autograd.gradcheck(lambda x: function(x, targets, scale) * 3, logits.requires_grad_())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.0, 0.5), (0.5, 1.0), (1.5, 0.0)])
+@pytest.mark.parametrize("case", ["random", "int32 targets", "extreme", "all background", "no rows", "strided"])
+def test_gradient_of_the_definition_equals_autograd(case, gamma, alpha, device):
+    logits, targets = (tensor.to(device) for tensor in CASES[case])
+    logits = logits.double().clone().requires_grad_()
+    loss = sigmoid_focal_loss(logits, targets, gamma, alpha).sum() * 0.3
+    loss.backward()
+    found = sigmoid_focal_loss_sum_reference(logits.detach(), targets, scale_of(logits), gamma, alpha, True)
+    torch.testing.assert_close(found, (loss.detach(), logits.grad), rtol=1e-12, atol=1e-14)
 
 
 class Made(TorchDispatchMode):
@@ -204,12 +217,12 @@ def test_a_gradient_not_asked_for_is_computed_when_it_is_needed(device):
 def test_differentiating_twice_is_refused(dtype, device):
     logits, targets, scale = random_inputs(30, 4, dtype, device=device)
     logits.requires_grad_()
-    for loss in (
-        sigmoid_focal_loss_sum(logits, targets, scale, 2.0, 0.25),
-        sigmoid_focal_loss(logits, targets, 2.0, 0.25).sum(),
-    ):
-        with pytest.raises(RuntimeError, match="can be differentiated once"):
-            torch.autograd.grad(loss, logits, create_graph=True)
+    loss = sigmoid_focal_loss_sum(logits, targets, scale, 2.0, 0.25)
+    with pytest.raises(RuntimeError, match=r"can be differentiated once.* sigmoid_focal_loss has one"):
+        torch.autograd.grad(loss, logits, create_graph=True)
+    loss = sigmoid_focal_loss(logits, targets, 2.0, 0.25).sum()
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    assert torch.autograd.grad(gradient.sum(), logits)[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -244,19 +257,42 @@ LOGITS, TARGETS, SCALE = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64), t
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("implementation", [OPERATOR, sigmoid_focal_loss_sum_reference])
 @pytest.mark.parametrize(
     ("logits", "targets", "scale", "message"),
     [
         (torch.zeros(3), TARGETS, SCALE, r"logits must have shape \(N, C\), they have \[3\]"),
         (LOGITS, TARGETS[:2], SCALE, r"targets must have shape \(3,\), one per row of logits, they have \[2\]"),
         (LOGITS, TARGETS, torch.ones(1), "scale must be a scalar tensor of .*, it is"),
-        (LOGITS.double(), TARGETS, SCALE, "scale must be a scalar tensor of .*, it is"),
     ],
 )
-def test_wrong_input_is_named(logits, targets, scale, message, implementation, device):
+def test_wrong_input_is_named(logits, targets, scale, message, device):
+    arguments = (logits.to(device), targets.to(device), scale.to(device), 2.0, 0.25)
     with pytest.raises(RuntimeError, match=message):
-        implementation(logits.to(device), targets.to(device), scale.to(device), 2.0, 0.25, True)
+        sigmoid_focal_loss_sum(*arguments)
+    with pytest.raises(RuntimeError, match=message):
+        sigmoid_focal_loss_sum_reference(*arguments, True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("logits", "targets", "scale"),
+    [(torch.zeros(3), TARGETS, SCALE), (LOGITS, TARGETS[:2], SCALE), (LOGITS, TARGETS, torch.ones(0))],
+)
+def test_kernel_refuses_sizes_that_would_be_read_out_of_bounds(logits, targets, scale, device):
+    require_kernel("sigmoid_focal_loss_sum", device)
+    with pytest.raises(RuntimeError, match="do not fit together"):
+        OPERATOR(logits.to(device), targets.to(device), scale.to(device), 2.0, 0.25, True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_scale_takes_the_dtype_of_the_loss(device):
+    logits, targets, scale = LOGITS.double().to(device), TARGETS.to(device), SCALE.to(device)
+    assert sigmoid_focal_loss_sum(logits, targets, scale, 2.0, 0.25).dtype == torch.float64
+    with pytest.raises(RuntimeError, match=r"scale must be a scalar tensor of .*, it is"):
+        sigmoid_focal_loss_sum_reference(logits, targets, scale, 2.0, 0.25, True)
+    require_kernel("sigmoid_focal_loss_sum", device)
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        OPERATOR(logits, targets, scale, 2.0, 0.25, True)
 
 
 def test_a_scale_that_requires_a_gradient_is_refused():

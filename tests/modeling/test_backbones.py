@@ -1,7 +1,15 @@
+"""Backbones, their registry, and the settings that they refuse."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import fcos_core
 from fcos_core.config import cfg
 from fcos_core.errors import InputError
 from fcos_core.layers.sync_batch_norm import SyncBatchNorm
@@ -41,7 +49,7 @@ def test_features_have_the_published_strides_and_channels():
     ],
     ids=["5l", "6l", "three branches"],
 )
-def test_levels_stand_at_their_strides(opts, strides):
+def test_levels_have_the_sizes_that_their_strides_give(opts, strides):
     backbone = build_backbone(config(*opts))
     levels = backbone(torch.zeros(1, 3, 128, 256))
     assert [128 // level.shape[-2] for level in levels] == strides == list(backbone.strides)
@@ -62,13 +70,13 @@ def test_width_may_come_from_the_name():
         (["MODEL.BACKBONE.CONV_BODY", "HRNET-W18"], "WIDTH is 4"),
         (["MODEL.HRNET.NUM_MODULES", (1, 1, 1)], "four positive integers"),
         (["MODEL.HRNET.NUM_BLOCKS", (1, 1, 1, 0)], "four positive integers"),
-        (["MODEL.HRNET.NUM_BRANCHES", (1, 3, 4, 4)], "grows by at most one"),
-        (["MODEL.HRNET.FPN.TYPE", "PANet"], "HRFPN is the only neck"),
+        (["MODEL.HRNET.NUM_BRANCHES", (1, 3, 4, 4)], "grow by at most 1"),
+        (["MODEL.HRNET.FPN.TYPE", "PANet"], "FPN.TYPE is 'PANet': write one of HRFPN"),
     ],
 )
-def test_settings_that_do_not_fit(opts, message):
+def test_contradictory_settings_are_refused(opts, message):
     with torch.device("meta"), pytest.raises(InputError, match=message):
-        build_backbone(config(*opts))
+        build_detection_model(config(*opts))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,7 @@ def test_batch_norm_modes(opts, trains, kind):
     assert not any(norm.training for norm in (model.eval(), norms)[1])
 
 
-def test_frozen_parts_of_a_resnet():
+def test_freeze_at_freezes_the_first_parts_of_a_resnet():
     frozen = {n.split(".")[0] for n, p in ResNet(50, freeze_at=2).named_parameters() if not p.requires_grad}
     assert frozen == {"stem", "layer1"}
     for freeze_at in (0, -1):
@@ -97,12 +105,12 @@ def test_frozen_parts_of_a_resnet():
 
 
 @pytest.mark.parametrize("size", [(32, 512), (512, 32), (32, 32)])
-def test_thin_images_go_through(size):
+def test_detector_accepts_thin_images(size):
     model = build_detection_model(config()).eval()
     assert len(model([torch.zeros(3, *size)])) == 1
 
 
-def test_any_image_size_is_padded_to_what_the_network_takes():
+def test_images_of_any_size_are_padded_to_a_size_that_the_network_accepts():
     model = build_detection_model(config()).eval()
     detections = model([torch.zeros(3, 70, 45), torch.zeros(3, 33, 100)])
     assert [d.size for d in detections] == [(45, 70), (100, 33)]
@@ -119,3 +127,57 @@ def test_registry_refuses_a_second_builder_of_one_name():
     with pytest.raises(ValueError, match="twice"):
         registry.register("a")(float)
     assert "HRNET-W32" in BACKBONES
+
+
+def test_registry_holds_only_names_that_can_be_built():
+    node = cfg.clone()
+    node.merge_from_list(["MODEL.BACKBONE.CONV_BODY", "MNV2-FPN-RETINANET"])
+    with pytest.raises(InputError, match=r"MobileNetV2 backbone .* is not built yet\. Choose one of .*HRNET-W18"):
+        build_backbone(node)
+    assert "MNV2-FPN-RETINANET" not in BACKBONES
+
+
+NEW_BACKBONE = """
+from torch import nn
+
+from fcos_core.modeling.backbone.build import body_with_neck, num_levels
+from fcos_core.modeling.neck.fpn import FPN
+from fcos_core.modeling.registry import BACKBONES
+
+
+class Plain(nn.ModuleList):
+    out_channels = (4, 8, 16, 32)
+
+    def forward(self, x):
+        return [x := conv(x) for conv in self]
+
+
+@BACKBONES.register("PLAIN-FPN")
+def build_plain_fpn(cfg):
+    channels, strides = (3, *Plain.out_channels), (4, 2, 2, 2)
+    body = Plain([nn.Conv2d(channels[i], channels[i + 1], 3, strides[i], 1) for i in range(4)])
+    return body_with_neck(body, FPN(body.out_channels, 64, num_levels(cfg)))
+"""
+DETECT = """
+import sys
+import torch
+from fcos_core.config import cfg
+from fcos_core.modeling.detector import build_detection_model
+
+cfg.merge_from_file(sys.argv[1])
+(detections,) = build_detection_model(cfg).eval()(torch.zeros(1, 3, 64, 96))
+print(cfg.MODEL.BACKBONE.CONV_BODY, detections.size)
+"""
+
+
+def test_new_backbone_needs_one_file_and_one_yaml(tmp_path):
+    package = tmp_path / "fcos_core"
+    shutil.copytree(Path(fcos_core.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    (package / "modeling/backbone/plain.py").write_text(NEW_BACKBONE)
+    (tmp_path / "plain.yaml").write_text("MODEL:\n  DEVICE: cpu\n  BACKBONE:\n    CONV_BODY: PLAIN-FPN\n")
+    # Another process, because this process has already imported the backbones and registered the operators.
+    found = subprocess.run(
+        [sys.executable, "-c", DETECT, "plain.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "PLAIN-FPN (96, 64)\n"

@@ -5,14 +5,16 @@ import math
 import pytest
 import torch
 
+from fcos_core.errors import InputError
 from fcos_core.modeling.fcos.head import FCOSHead
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.loss import FCOSLoss
 from fcos_core.modeling.fcos.postprocess import FCOSPostProcessor
-from fcos_core.modeling.fcos.targets import assign_targets, centerness_targets
+from fcos_core.modeling.fcos.targets import TargetAssigner, assign_targets, centerness_targets
 from fcos_core.structures.bounding_box import BoxList
 
 RANGES = [(-1, 16), (16, 1000)]
+PARTS = [slice(0, 1), slice(1, 3)]
 
 
 def target(boxes, labels, size=(64, 64)):
@@ -78,6 +80,11 @@ def test_centerness():
     assert centerness_targets(distances).tolist() == pytest.approx([math.sqrt(1 / 6), 1])
 
 
+def assign(targets, device="cpu"):
+    """Targets on the levels of `outputs`: locations (8, 8) and (24, 8) of stride 16, (16, 16) of stride 32."""
+    return TargetAssigner([16, 32], RANGES)([(1, 2), (1, 1)], targets, torch.float64, torch.device(device))
+
+
 def outputs(num_images):
     generator = torch.Generator().manual_seed(0)
     shapes = [(num_images, channels, 1, cells) for channels in (3, 4, 1) for cells in (2, 1)]
@@ -85,9 +92,9 @@ def outputs(num_images):
     return tensors[0:2], tensors[2:4], tensors[4:6]
 
 
-def test_losses_of_one_positive(points):
+def test_losses_of_one_positive():
     logits, bbox_reg, centerness = outputs(1)
-    losses = FCOSLoss(RANGES, 2.0, 0.25)(points, logits, bbox_reg, centerness, [target([[0, 0, 16, 16]], [2])])
+    losses = FCOSLoss(2.0, 0.25)(logits, bbox_reg, centerness, assign([target([[0, 0, 16, 16]], [2])]))
     # (8, 8) alone is positive, at the box's centre: weight 1, distances 8; all normalizers are then known.
     predicted = bbox_reg[0][0, :, 0, 0]
     intersection = (predicted[0] + predicted[2]) * (predicted[1] + predicted[3])  # all predicted ones are below 8
@@ -104,50 +111,82 @@ def test_losses_of_one_positive(points):
     assert losses["loss_cls"].item() == pytest.approx(expected / (1 + 1))  # one positive and one image
 
 
-def test_without_boxes_losses_are_zero_and_connected(points):
+def test_without_boxes_losses_are_zero_and_connected():
     logits, bbox_reg, centerness = outputs(2)
-    losses = FCOSLoss(RANGES, 2.0, 0.25)(points, logits, bbox_reg, centerness, [target([], [])] * 2)
+    losses = FCOSLoss(2.0, 0.25)(logits, bbox_reg, centerness, assign([target([], [])] * 2))
     assert losses["loss_reg"] == 0 and losses["loss_centerness"] == 0
     sum(losses.values()).backward()
     assert all(tensor.grad.abs().sum() == 0 for tensor in [*bbox_reg, *centerness])
     assert all(tensor.grad.abs().sum() > 0 for tensor in logits)
 
 
-def test_unbounded_predictions_of_background_do_no_harm(points):
+def test_unbounded_predictions_of_background_do_no_harm():
     logits, bbox_reg, centerness = outputs(1)
-    boxes = [target([[0, 0, 16, 16]], [2])]
-    expected = FCOSLoss(RANGES, 2.0, 0.25)(points, logits, bbox_reg, centerness, boxes)
+    targets = assign([target([[0, 0, 16, 16]], [2])])
+    expected = FCOSLoss(2.0, 0.25)(logits, bbox_reg, centerness, targets)
     with torch.no_grad():  # (8, 8) alone is positive
         bbox_reg[0][..., 1:] = centerness[0][..., 1:] = torch.inf
         bbox_reg[1][:] = centerness[1][:] = torch.nan
-    losses = FCOSLoss(RANGES, 2.0, 0.25)(points, logits, bbox_reg, centerness, boxes)
+    losses = FCOSLoss(2.0, 0.25)(logits, bbox_reg, centerness, targets)
     sum(losses.values()).backward()
     assert {name: loss.item() for name, loss in losses.items()} == {n: loss.item() for n, loss in expected.items()}
     assert all(torch.isfinite(tensor.grad).all() for tensor in [*bbox_reg, *centerness])
 
 
+def test_parts_of_assigned_targets_keep_the_normalizers_of_the_whole():
+    targets = [target([[0, 0, 16, 16]], [2]), target([], []), target([[0, 0, 40, 40]], [1])]
+    whole = assign(targets)
+    assert whole.labels.tolist() == [[2, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert len(whole) == 3 and len(whole[1:]) == 2
+    # (8, 8) is the first box's centre; (16, 16) has distances 16, 16, 24, 24 in the other one.
+    centerness = [1, 16 / 24]
+    assert [value.item() for value in whole.normalizers] == pytest.approx([2, 3, sum(centerness)])
+    assert whole.centerness[whole.labels > 0].tolist() == pytest.approx(centerness)
+    assert (whole.distances[whole.labels == 0] == 1).all() and (whole.centerness[whole.labels == 0] == 0).all()
+    part = whole[1:]
+    assert torch.equal(part.labels, whole.labels[1:]) and torch.equal(part.distances, whole.distances[1:])
+    assert torch.equal(part.centerness, whole.centerness[1:]) and part.normalizers is whole.normalizers
+
+
+def test_losses_of_parts_add_up_to_those_of_the_whole():
+    targets = assign([target([[0, 0, 16, 16]], [2]), target([], []), target([[0, 0, 40, 40]], [1])])
+    levels, loss = outputs(3), FCOSLoss(2.0, 0.25)
+    whole = loss(*levels, targets)
+    parts = [loss(*([level[part] for level in kind] for kind in levels), targets[part]) for part in PARTS]
+    for name, value in whole.items():
+        assert sum(losses[name] for losses in parts).item() == pytest.approx(value.item(), rel=1e-12)
+
+
+def test_targets_of_other_level_sizes_are_refused():
+    assigned = assign([target([], [])])
+    levels = [[level.transpose(2, 3) for level in kind] for kind in outputs(1)]
+    with pytest.raises(
+        InputError, match=r"\[\(2, 1\), \(1, 1\)\].*\[\(1, 2\), \(1, 1\)\].*level_sizes\(height, width\)"
+    ):
+        FCOSLoss(2.0, 0.25)(*levels, assigned)
+
+
 def test_memory_formats_of_the_head_give_the_same_losses():
     generator = torch.Generator().manual_seed(1)
     head = [torch.rand(2, channels, 4, 6, generator=generator, dtype=torch.float64) for channels in (3, 4, 1)]
-    locations = compute_locations([head[0]], [8])
     targets = [target([[2, 2, 30, 20], [8, 8, 40, 28]], [1, 3]), target([[5, 1, 33, 30]], [2])]
+    assigned = TargetAssigner([8], [(-1, 1000)])([(4, 6)], targets, torch.float64, torch.device("cpu"))
     results = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         tensors = [tensor.clone(memory_format=memory_format).requires_grad_() for tensor in head]
-        losses = FCOSLoss([(-1, 1000)], 2.0, 0.25)(locations, *([tensor] for tensor in tensors), targets)
+        losses = FCOSLoss(2.0, 0.25)(*([tensor] for tensor in tensors), assigned)
         sum(losses.values()).backward()
         results.append([*losses.values(), *(tensor.grad for tensor in tensors)])
     torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_losses_do_not_wait_for_the_device(points):
+def test_losses_do_not_wait_for_the_device():
     levels = [[tensor.detach().cuda().requires_grad_() for tensor in level] for level in outputs(2)]
-    points = [level.cuda() for level in points]
     targets = [target([[0, 0, 16, 16]], [2]).to("cuda"), target([], []).to("cuda")]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sum(FCOSLoss(RANGES, 2.0, 0.25)(points, *levels, targets).values()).backward()
+        sum(FCOSLoss(2.0, 0.25)(*levels, assign(targets, "cuda")).values()).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.loss import FCOSLoss
+from fcos_core.modeling.fcos.targets import TargetAssigner
 from fcos_core.structures.bounding_box import BoxList
 
 BOXES = [[[2, 2, 20, 20], [8, 8, 30, 28]], []]
@@ -22,8 +22,8 @@ def losses_of(images):
         target = BoxList(torch.tensor(BOXES[image], dtype=torch.float64).reshape(-1, 4), (32, 32))
         target.add_field("labels", torch.ones(len(target), dtype=torch.int64))
         targets.append(target)
-    locations = compute_locations([outputs[0]], [8])
-    losses = FCOSLoss([(-1, 1000)], 2.0, 0.25)(locations, *([tensor] for tensor in outputs), targets)
+    assigned = TargetAssigner([8], [(-1, 1000)])([(4, 4)], targets, torch.float64, torch.device("cpu"))
+    losses = FCOSLoss(2.0, 0.25)(*([tensor] for tensor in outputs), assigned)
     sum(losses.values()).backward()
     return {name: loss.item() for name, loss in losses.items()}, [tensor.grad for tensor in outputs]
 

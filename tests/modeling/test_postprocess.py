@@ -5,8 +5,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fcos_core.modeling.fcos.box_coder import make_clip_max
 from fcos_core.modeling.fcos.locations import compute_locations
-from fcos_core.modeling.fcos.postprocess import FCOSPostProcessor, last_pixels, to_box_lists
+from fcos_core.modeling.fcos.postprocess import FCOSPostProcessor, to_box_lists
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPES, STRIDES, CLASSES = [(6, 8), (3, 4), (1, 1)], [8, 16, 32], 3
@@ -34,7 +35,7 @@ def check_equal(found, expected):
 
 
 def fixed(processor, levels):
-    rows = processor.fixed_size(*levels, last_pixels(SIZES).to(levels[0][0].device))
+    rows = processor.fixed_size(*levels, make_clip_max(SIZES).to(levels[0][0].device))
     return rows, to_box_lists(rows, SIZES)
 
 
@@ -94,10 +95,10 @@ def test_images_do_not_suppress_each_other():
 def test_on_a_gpu_without_waiting(steps):
     processor = FCOSPostProcessor(0.05, 7, 0.6, 100)
     levels = outputs(1, steps, -3.0, device="cuda")
-    limits = last_pixels(SIZES).cuda()
+    clip_max = make_clip_max(SIZES).cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        rows = processor.fixed_size(*levels, limits)
+        rows = processor.fixed_size(*levels, clip_max)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     check_equal(to_box_lists(rows, SIZES), processor(*levels, SIZES))

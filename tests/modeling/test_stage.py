@@ -1,13 +1,13 @@
-"""Stages of a backbone that are run again in the backward pass."""
+"""Activation checkpointing of backbone stages."""
 
 import pytest
 import torch
 
 from fcos_core.config import cfg
 from fcos_core.errors import InputError
-from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
 from fcos_core.modeling.backbone.resnet import ResNet
+from fcos_core.modeling.detector import build_detection_model
 
 STAGES = (1, 2, 3, 4)
 
@@ -27,19 +27,19 @@ def outputs_and_gradients(make, checkpointed, dtype, precision=None):
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
         outputs = body(images)
     sum(output.square().mean() for output in outputs).backward()
-    # Two passes add up, as parts of a batch do.
+    # A second pass adds to the gradients, as a second part of a batch does.
     sum(output.square().mean() for output in body(images)).backward()
     return outputs, [parameter.grad for parameter in body.parameters() if parameter.requires_grad]
 
 
 @pytest.mark.parametrize("make", [hrnet, resnet])
 @pytest.mark.parametrize("stages", [(3,), STAGES])
-def test_outputs_and_gradients_are_those_of_stages_that_are_kept(make, stages):
+def test_checkpointing_changes_no_output_and_no_gradient(make, stages):
     found, expected = (outputs_and_gradients(make, chosen, torch.float64) for chosen in (stages, ()))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_in_mixed_precision_too():
+def test_checkpointing_changes_nothing_in_mixed_precision():
     found, expected = (outputs_and_gradients(hrnet, chosen, torch.float32, torch.bfloat16) for chosen in (STAGES, ()))
     torch.testing.assert_close(found, expected)
 
@@ -47,13 +47,13 @@ def test_in_mixed_precision_too():
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (["MODEL.HRNET.TRAIN_BN", True], r"\(2,\): write \(\) where BatchNorms are trained"),
-        (["MODEL.SYNCBN", True], r"\(2,\): write \(\) where BatchNorms are trained"),
+        (["MODEL.HRNET.TRAIN_BN", True], r"\(2,\): write .* \(\) where BatchNorms are trained"),
+        (["MODEL.SYNCBN", True], r"\(2,\): write .* \(\) where BatchNorms are trained"),
         (["MODEL.BACKBONE.CHECKPOINT_STAGES", (0, 2)], r"\(0, 2\): write stages of 1 to 4"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(opts, message):
+def test_unusable_checkpoint_stages_are_refused(opts, message):
     config = cfg.clone()
     config.merge_from_list(["MODEL.BACKBONE.CONV_BODY", "HRNET-W18", "MODEL.BACKBONE.CHECKPOINT_STAGES", (2,), *opts])
     with torch.device("meta"), pytest.raises(InputError, match=message):
-        build_backbone(config)
+        build_detection_model(config)

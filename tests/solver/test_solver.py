@@ -5,10 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.sgd import sgd
 
 from fcos_core.config import cfg
 from fcos_core.errors import InputError
 from fcos_core.solver import WarmupMultiStepLR, make_lr_scheduler, make_optimizer
+from fcos_core.solver import optimizer as optimizer_module
 from fcos_core.solver.optimizer import SGD
 
 
@@ -91,13 +93,20 @@ def test_bad_schedules_are_refused(opts):
         make_lr_scheduler(config, make_optimizer(config, model()))
 
 
-OPTIONS = st.fixed_dictionaries(
-    {
-        "lr": st.sampled_from([0.0, 0.1, 0.3]),
-        "momentum": st.sampled_from([0.0, 0.9]),
-        "weight_decay": st.sampled_from([0.0, 1e-4, 0.5]),
-        "nesterov": st.just(False),
-    }
+# Options of `torch.optim.SGD` that a training state may bring, for any of its kernels.
+OPTIONS = st.builds(
+    lambda options, kernel: {**options, **kernel},
+    st.fixed_dictionaries(
+        {
+            "lr": st.sampled_from([0.0, 0.1, 0.3]),
+            "momentum": st.sampled_from([0.0, 0.9]),
+            "weight_decay": st.sampled_from([0.0, 1e-4, 0.5]),
+            "dampening": st.sampled_from([0, 0.25]),
+            "nesterov": st.booleans(),
+            "maximize": st.booleans(),
+        }
+    ),
+    st.sampled_from([{}, {"foreach": False}, {"foreach": True}, {"fused": True}]),
 )
 
 
@@ -109,7 +118,7 @@ def random_groups(options, sizes, seed):
 
 
 def take_steps(optimizer, absent, seed, count=3):
-    """Steps on gradients of which the first step lacks those of the groups `absent`."""
+    """Take steps on random gradients; in the first step the groups `absent` have no gradient."""
     generator = torch.Generator().manual_seed(seed)
     for step in range(count):
         for number, group in enumerate(optimizer.param_groups):
@@ -139,7 +148,7 @@ def test_steps_of_all_groups_together_are_those_of_each(options, absent, seed):
     for optimizer in (ours, torchs):
         take_steps(optimizer, absent, seed + 1)
     assert_equal_states(ours, torchs)
-    # Each goes on from the other's state.
+    # Each continues from the state of the other.
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in (torchs, ours)]
     for optimizer, state in zip((ours, torchs), states, strict=True):
         optimizer.load_state_dict(state)
@@ -147,13 +156,31 @@ def test_steps_of_all_groups_together_are_those_of_each(options, absent, seed):
     assert_equal_states(ours, torchs)
 
 
-def test_groups_of_equal_options_take_one_step():
-    config = cfg.clone()
+def test_groups_of_equal_options_take_one_step(monkeypatch):
     module = nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(5)])
-    optimizer = make_optimizer(config, module)
+    optimizer = make_optimizer(cfg, module)
+    groups, numbers = optimizer.param_groups, []
+
+    def counted(parameters, *args, **options):
+        assert optimizer.param_groups is groups
+        numbers.append(len(parameters))
+        return sgd(parameters, *args, **options)
+
+    monkeypatch.setattr(optimizer_module, "sgd", counted)
     sum(parameter.sum() for parameter in module.parameters()).backward()
-    assert len(optimizer.param_groups) == 10
-    assert sorted(len(group["params"]) for group in optimizer._merged()) == [5, 5]
+    optimizer.step()
+    assert optimizer.param_groups is groups and len(groups) == 10
+    assert numbers == [5, 5]
+
+
+def test_hooks_run_once_around_a_step():
+    module, seen = model(), []
+    optimizer = make_optimizer(cfg, module)
+    optimizer.register_step_pre_hook(lambda *_: seen.append(module[1].bias.sum().item()))
+    optimizer.register_step_post_hook(lambda *_: seen.append(module[1].bias.sum().item()))
+    module(torch.ones(2, 3, 1, 1)).sum().backward()
+    optimizer.step()
+    assert len(seen) == 2 and seen[0] == 0 > seen[1]
 
 
 def test_momentum_lies_in_memory_as_its_parameter_does():
@@ -197,7 +224,7 @@ def test_a_closure_computes_the_gradients_of_the_step():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_one_kernel_on_a_gpu_computes_the_same():
-    # One parameter's gradient lies otherwise in memory than itself.
+    # In step 1 the gradients of the convolutions have another memory layout than the convolutions.
     shapes, options = [(8, 4, 3, 3), (8, 4, 1, 1), (8,)], {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
     values = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes]
     found = []

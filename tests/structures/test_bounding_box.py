@@ -90,3 +90,60 @@ def test_fields_follow_selection_and_moves():
 def test_other_shapes_and_modes_are_refused(bbox, mode):
     with pytest.raises(ValueError, match=r"shape \(N, 4\)|mode must be"):
         BoxList(bbox, SIZE, mode)
+
+
+def named(count=4):
+    box = BoxList([[i, i, i + 5, i + 5] for i in range(count)], SIZE)
+    box.add_field("scores", torch.arange(count) / 8)
+    box.add_field("names", [f"class {i}" for i in range(count)])
+    return box
+
+
+@pytest.mark.parametrize(
+    ("item", "positions"),
+    [
+        (torch.tensor([True, False, False, True]), [0, 3]),
+        (torch.tensor([False] * 4), []),
+        (torch.tensor([2, 0, 2, -1]), [2, 0, 2, 3]),
+        (torch.tensor([], dtype=torch.int64), []),
+        (slice(1, 3), [1, 2]),
+        (slice(None, None, 2), [0, 2]),
+        (slice(-1, None), [3]),
+        ([3, 1], [3, 1]),
+        (2, [2]),
+        (-1, [3]),
+    ],
+    ids=str,
+)
+def test_lists_are_selected_like_tensors(item, positions):
+    chosen = named()[item]
+    assert chosen.bbox[:, 0].tolist() == positions
+    assert chosen.get_field("scores").tolist() == [i / 8 for i in positions]
+    assert chosen.get_field("names") == [f"class {i}" for i in positions]
+    assert chosen.size == SIZE and named().get_field("names") == ["class 0", "class 1", "class 2", "class 3"]
+
+
+@pytest.mark.parametrize("item", [4, -5, torch.tensor([0, 4]), torch.tensor([True, False])], ids=str)
+def test_positions_that_are_not_there_are_errors(item):
+    with pytest.raises(IndexError):
+        named()[item]
+
+
+def test_a_list_can_be_iterated_over():
+    assert [box.get_field("names") for box in named()] == [[f"class {i}"] for i in range(4)]
+
+
+def test_lists_stay_with_the_boxes():
+    box = named(2)
+    for changed in (box.to(torch.float64), box.convert("xywh"), box.resize((50, 30)), box.transpose(FLIP_LEFT_RIGHT)):
+        assert changed.get_field("names") == ["class 0", "class 1"]
+    outside = BoxList([[200, 200, 300, 300], [1, 1, 9, 9]], SIZE)
+    outside.add_field("names", ["outside", "inside"])
+    assert outside.clip_to_image().get_field("names") == ["inside"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_lists_are_selected_on_a_gpu(device):
+    chosen = named().to("cuda")[torch.tensor([False, True, False, True], device=device)]
+    assert chosen.get_field("names") == ["class 1", "class 3"] and chosen.bbox[:, 0].tolist() == [1, 3]

@@ -1,29 +1,27 @@
 import pytest
 import torch
 
-from fcos_core.structures.image_list import ByteImageList, ImageList, PixelNormalization, to_image_list
+from fcos_core.structures.image_list import ByteImages, ImageList, PixelNormalization, to_byte_images, to_image_list
 
 SIZES = [(20, 32), (32, 17), (9, 5)]  # height, width
 BGR = PixelNormalization((102.9801, 115.9465, 122.7717), (1.0, 2.0, 4.0), to_bgr255=True)
 RGB = PixelNormalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), to_bgr255=False)
 
 
-def byte_images(normalize=BGR) -> ByteImageList:
+def byte_images(normalization=BGR) -> ByteImages:
     """Random bytes, in the padding too."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (len(SIZES), 32, 32, 3), generator=generator, dtype=torch.uint8)
-    return ByteImageList(pixels, SIZES, normalize)
+    return ByteImages(pixels.permute(0, 3, 1, 2), SIZES, normalization)
 
 
-def normalized_one_by_one(images: ByteImageList, dtype) -> torch.Tensor:
+def normalized_one_by_one(images: ByteImages) -> torch.Tensor:
     """Each image as floats, minus mean, over deviation, then padded with zeros."""
-    mean, std = (
-        torch.tensor(values, dtype=dtype).view(3, 1, 1) for values in (images.normalize.mean, images.normalize.std)
-    )
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.normalization.mean, images.normalization.std))
     floats = []
     for pixels, (height, width) in zip(images.pixels, images.image_sizes, strict=True):
-        image = pixels[:height, :width].permute(2, 0, 1).to(dtype)
-        image = image[[2, 1, 0]] if images.normalize.to_bgr255 else image / 255
+        image = pixels[:, :height, :width].float()
+        image = image[[2, 1, 0]] if images.normalization.to_bgr255 else image / 255
         floats.append((image - mean) / std)
     return to_image_list(floats, 32).tensors
 
@@ -35,6 +33,7 @@ def test_images_are_padded_at_the_right_and_bottom():
     assert images.tensors[0, :, :33, :60].eq(1).all()
     # All that was given is one, so the sums say that the rest is zero.
     assert images.tensors.sum(dim=(1, 2, 3)).tolist() == [3 * 33 * 60, 3 * 20 * 64]
+    assert images.padded_size == (64, 64) and images[1:].padded_size == (64, 64)
 
 
 def test_a_batch_of_the_right_size_is_not_copied():
@@ -63,55 +62,67 @@ def test_moves():
     assert images.image_sizes == [(8, 7)]
 
 
-@pytest.mark.parametrize("normalize", [BGR, RGB])
+@pytest.mark.parametrize("normalization", [BGR, RGB])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_bytes_become_what_floats_were(normalize, memory_format):
-    images = byte_images(normalize)
-    moved = images.to("cpu", non_blocking=True, memory_format=memory_format)
-    assert type(moved) is ImageList and moved.image_sizes == SIZES
-    assert moved.tensors.dtype == torch.float32 and moved.tensors.is_contiguous(memory_format=memory_format)
-    torch.testing.assert_close(moved.tensors, normalized_one_by_one(images, torch.float32), rtol=0, atol=0)
+def test_bytes_become_what_floats_were(normalization, memory_format):
+    images = byte_images(normalization)
+    floats = images.to("cpu", non_blocking=True).normalize(memory_format)
+    assert type(floats) is ImageList and floats.image_sizes == SIZES and len(floats) == 3
+    assert floats.tensors.dtype == torch.float32 and floats.tensors.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(floats.tensors, normalized_one_by_one(images), rtol=0, atol=0)
 
 
-def test_bytes_become_the_dtype_asked_for():
+def test_bytes_stay_bytes_until_they_are_normalized():
     images = byte_images()
-    for words in ([torch.float64], ["cpu", torch.float64]):
-        tensors = images.to(*words).tensors
-        torch.testing.assert_close(tensors, normalized_one_by_one(images, torch.float64), rtol=0, atol=0)
-    # Rounded once, at the end.
-    half = images.to(dtype=torch.bfloat16).tensors
-    assert torch.equal(half, normalized_one_by_one(images, torch.float32).to(torch.bfloat16))
+    moved = images.to("cpu")
+    assert type(moved) is ByteImages and moved.pixels.dtype == torch.uint8 and torch.equal(moved.pixels, images.pixels)
+    assert moved.image_sizes == SIZES and moved.normalization is BGR and len(moved) == 3
+    assert moved.padded_size == images.normalize().padded_size == (32, 32)
 
 
 def test_bytes_are_taken_where_floats_are():
     images = byte_images()
-    expected = normalized_one_by_one(images, torch.float32)
-    assert torch.equal(to_image_list(images).tensors, expected)
-    assert torch.equal(images.copy_to("cpu").tensors, expected)
-    assert len(images) == len(images.to("cpu")) == 3
+    taken = to_image_list(images, size_divisible=32)
+    assert torch.equal(taken.tensors, normalized_one_by_one(images)) and taken.image_sizes == SIZES
 
 
 def test_parts_of_a_batch_are_normalized_each_for_itself():
     images = byte_images()
-    for whole in (images, images.to("cpu")):
-        part = whole[1:]
-        assert type(part) is type(whole) and part.image_sizes == SIZES[1:] and len(part) == 2
-        assert torch.equal(part.to("cpu").tensors, images.to("cpu").tensors[1:])
-    assert images[1:].pixels.data_ptr() == images.pixels[1:].data_ptr()
+    whole = images.normalize().tensors
+    part = images[1:]
+    assert type(part) is ByteImages and part.image_sizes == SIZES[1:] and len(part) == 2
+    assert torch.equal(part.normalize().tensors, whole[1:])
+    assert part.pixels.data_ptr() == images.pixels[1:].data_ptr()
+    part = images.normalize()[1:]
+    assert type(part) is ImageList and part.image_sizes == SIZES[1:] and torch.equal(part.tensors, whole[1:])
 
 
 def test_bytes_are_left_as_they_were():
     images = byte_images()
     before = images.pixels.clone()
-    images.to("cpu").tensors.zero_()
+    images.normalize().tensors.zero_()
     assert torch.equal(images.pixels, before)
 
 
+def test_gathered_bytes_are_padded_with_zeros_and_channels_last():
+    first, second = torch.ones(33, 60, 3, dtype=torch.uint8), torch.full((20, 64, 3), 2, dtype=torch.uint8)
+    images = to_byte_images([first, second], RGB, size_divisible=32, at_least=(65, 10))
+    assert images.pixels.shape == (2, 3, 96, 64) and images.pixels.dtype == torch.uint8
+    assert images.pixels.is_contiguous(memory_format=torch.channels_last)
+    assert images.image_sizes == [(33, 60), (20, 64)] and images.normalization is RGB
+    assert torch.equal(images.pixels[0, :, :33, :60], first.permute(2, 0, 1))
+    assert torch.equal(images.pixels[1, :, :20, :64], second.permute(2, 0, 1))
+    assert images.pixels.sum() == 3 * 33 * 60 + 2 * 3 * 20 * 64
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("normalize", [BGR, RGB])
-def test_bytes_become_floats_on_the_gpu(normalize):
-    images = byte_images(normalize)
+@pytest.mark.parametrize("normalization", [BGR, RGB])
+def test_bytes_become_floats_on_the_gpu(normalization):
+    images = byte_images(normalization)
+    expected = images.normalize().tensors
     for moved in (images.to("cuda"), images.pin_memory().to("cuda", non_blocking=True)):
-        assert moved.tensors.is_cuda and moved.tensors.is_contiguous()
+        assert moved.pixels.is_cuda and moved.pixels.is_contiguous(memory_format=torch.channels_last)
+        floats = moved.normalize().tensors
+        assert floats.is_cuda and floats.is_contiguous()
         # A GPU divides by a number by multiplying with its inverse: two roundings more.
-        torch.testing.assert_close(moved.tensors.cpu(), images.to("cpu").tensors, rtol=2**-22, atol=2**-22)
+        torch.testing.assert_close(floats.cpu(), expected, rtol=2**-22, atol=2**-22)

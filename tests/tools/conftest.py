@@ -1,4 +1,4 @@
-"""A tiny dataset, a tiny network, and the real commands on them."""
+"""Tiny dataset, tiny network, and the real commands on them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    """A network of a few thousand weights on 64-pixel images, two classes of objects."""
+    """Make a config of a network with a few thousand weights on 64-pixel images, with two classes."""
     return {
         "MODEL": {
             "DEVICE": "cpu",
@@ -47,12 +47,12 @@ def tiny_config():
 
 
 class Workspace:
-    """A folder with a dataset and a config, and the commands run on them.
+    """Folder with a dataset and a config, on which commands run.
 
     Attributes:
-        folder: what everything lies in.
-        dataset: the annotation file's content; written by `write`.
-        config: the YAML's content; written by `write`.
+        folder: the folder.
+        dataset: content of the annotation file; `write` writes it.
+        config: content of the YAML file; `write` writes it.
     """
 
     def __init__(self, folder: Path, config: dict) -> None:
@@ -92,12 +92,14 @@ class Workspace:
     def start(
         self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = "", host: str = ""
     ) -> subprocess.Popen:
-        """Start tools/TOOL with this config in the repository, one thread a process.
+        """Start tools/TOOL with this config in the repository, with one thread per process.
 
         Args:
+            tool: file name of the command.
+            words: arguments of the command.
             launcher: words between Python and the tool.
-            gpus: those that it sees.
-            host: network namespace that it runs in; its interface to the others has the same name.
+            gpus: numbers of the GPUs that the command sees.
+            host: network namespace of the command; its interface to other hosts has the same name.
         """
         command = [sys.executable, *launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": gpus}
@@ -108,7 +110,7 @@ class Workspace:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
     def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess:
-        """What `start` starts, to its end."""
+        """Run a command like `start`, and wait for its end."""
         process = self.start(*words, **options)
         try:
             output, error = process.communicate(timeout=300)
@@ -134,7 +136,7 @@ def workspace(tmp_path, tiny_config, make_workspace) -> Workspace:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, tiny_config, make_workspace) -> Workspace:
-    """A workspace in which train_net.py has run; not to be changed."""
+    """Make a workspace in which train_net.py has run; tests must not change it."""
     made = make_workspace(tmp_path_factory.mktemp("trained"), tiny_config)
     made.training = made.run("train_net.py")
     assert made.training.returncode == 0, made.training.stderr

@@ -1,4 +1,4 @@
-"""The processes below a command, found as the kernel lists them."""
+"""Find the processes below a command in the kernel's list."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def wait_for(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def state_and_parent(pid: int) -> tuple[str, int] | None:
-    """The letter of proc(5) and the parent's number; None of a process that has gone."""
+    """Return the state's letter (proc(5)) and the parent's number; None if the process has ended."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -24,7 +24,7 @@ def state_and_parent(pid: int) -> tuple[str, int] | None:
 
 
 def is_running(pid: int) -> bool:
-    """False too of a process that has ended and whose parent has not asked for its status yet."""
+    """Return True if the process runs; a zombie, whose parent has not read its exit status, does not run."""
     found = state_and_parent(pid)
     return found is not None and found[0] != "Z"
 
@@ -40,7 +40,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def worker(launcher: int, rank: int) -> int:
-    """The process of this rank that the launcher has started."""
+    """Return the process of this rank that the launcher has started."""
     for pid in descendants(launcher):
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
@@ -52,7 +52,7 @@ def worker(launcher: int, rank: int) -> int:
 
 
 def kill_all(launcher: int) -> None:
-    """Kill what a command has started; some of them may be leaving by themselves."""
+    """Kill the processes that a command has started; some may exit by themselves meanwhile."""
     for pid in descendants(launcher):
         try:
             os.kill(pid, signal.SIGKILL)

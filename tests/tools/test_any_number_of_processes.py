@@ -1,4 +1,4 @@
-"""The training command on one, two and four processes: the same iterations from files to losses."""
+"""Training command on one, two and four processes: the losses of each iteration are equal."""
 
 import pytest
 import torch
@@ -39,9 +39,9 @@ def test_losses_do_not_depend_on_the_number_of_processes(workspace, words, count
     for count in counts:
         shared = losses(workspace, str(count), words, count)
         assert len(shared) == len(alone) == 3
-        # The issue's tolerance for float32 losses, from the same weights.
+        # The issue's tolerance for float32 losses: both start from the same weights.
         assert shared[0] == pytest.approx(alone[0], rel=1e-5)
-        # Two steps on, weights differ by the rounding of gradients.
+        # After two steps the weights differ by the rounding of gradients.
         for row, expected in zip(shared, alone, strict=True):
             assert row == pytest.approx(expected, rel=1e-3)
 
@@ -51,6 +51,6 @@ def test_losses_do_not_depend_on_the_number_of_processes(workspace, words, count
 def test_two_processes_share_a_gpu(workspace, words):
     words = (*words, "MODEL.DEVICE", "cuda:0")
     alone, shared = (losses(workspace, str(count), words, count, gpus="0") for count in (1, 2))
-    # TF32 convolutions round to 2^-11, and may take other algorithms for other batch sizes.
+    # TF32 convolutions round to 2^-11, and cuDNN may choose other algorithms for other batch sizes.
     for row, expected in zip(shared, alone, strict=True):
         assert row == pytest.approx(expected, rel=1e-2)

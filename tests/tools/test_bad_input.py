@@ -1,4 +1,4 @@
-"""Bad input gets a sentence from the real command, without a traceback, before any work is done."""
+"""The real commands answer bad input with one sentence, without a traceback, before any work."""
 
 import json
 
@@ -121,7 +121,7 @@ def test_unreadable_image_stops_or_is_skipped(workspace, workers):
     skipping = workspace.run("train_net.py", *words, "DATALOADER.SKIP_UNREADABLE", "True")
     assert skipping.returncode == 0, skipping.stderr
     assert "Skipped the unreadable image" in skipping.stdout
-    # The test loader leaves it out: no detection may be on image 2.
+    # The test loader skips the image too, so it must have no detections.
     detections = json.loads((workspace.out / "inference" / "tiny" / "bbox.json").read_text())
     assert 2 not in {detection["image_id"] for detection in detections}
 
@@ -148,7 +148,7 @@ def test_testing_a_file_without_a_head(workspace, trained, tmp_path):
 
 
 def test_nonfinite_loss_stops_with_the_state_saved(workspace):
-    # A learning rate of 1e12 overflows the regression's exp at once.
+    # With a learning rate of 1e12 the exp of the regression overflows at once.
     result = workspace.run("train_net.py", "SOLVER.BASE_LR", "1e12", "SOLVER.CHECKPOINT_PERIOD", "100")
     assert_sentence(result, "not finite at iteration", "loss_cls", "image ids [", "model_nonfinite.pth")
     saved = torch.load(workspace.out / "model_nonfinite.pth", weights_only=True)

@@ -1,4 +1,4 @@
-"""The benchmark's command line, on the measure that is the quickest."""
+"""The benchmark's command line, on the quickest measure."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The published commands, run as they are on a tiny dataset."""
+"""The published commands on a tiny dataset."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def test_second_run_resumes_from_the_output_folder(trained, tmp_path):
 
 def test_the_file_that_is_named_is_tested_not_the_last_checkpoint(trained, tmp_path):
     shutil.copytree(trained.out, tmp_path / "out")
-    # An untrained model scores all classes at 0.01, below the threshold: it detects nothing.
+    # A model that scores all classes at 0.01, below the threshold, detects nothing.
     state = torch.load(trained.out / "model_final.pth", weights_only=True)["model"]
     state["rpn.head.cls_logits.weight"].zero_()
     state["rpn.head.cls_logits.bias"].fill_(-4.6)
@@ -133,6 +133,6 @@ def test_flops_of_the_published_table():
     output = subprocess.run([sys.executable, "tools/flops.py", "--all"], cwd=ROOT, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr
     differences = re.findall(r"([+-]\d+\.\d+)%$", output.stdout, re.MULTILINE)
-    # The published column is the tool's own; 1% is what the counting conventions may differ by.
+    # The table prints the published column itself; counting conventions may differ by 1%.
     assert len(differences) == 13
     assert all(abs(float(difference)) < 1 for difference in differences)

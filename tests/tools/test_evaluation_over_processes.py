@@ -1,10 +1,10 @@
-"""The testing command on one, two and four processes: the same table and the same detections to the last digit."""
+"""Testing command on one, two and four processes: tables and detections are equal to the last digit."""
 
 import json
 
 
 def test_tables_do_not_depend_on_the_number_of_processes(trained, tmp_path):
-    # Five images in three batches: four processes have two, two, one and no images.
+    # Five images make three batches: of four processes, two get two images, one gets one and one gets none.
     words = ("MODEL.WEIGHT", str(trained.out / "model_final.pth"), "MODEL.FCOS.INFERENCE_TH", "0.001")
     outcomes = []
     for count in (1, 2, 4):

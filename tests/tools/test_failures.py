@@ -1,4 +1,4 @@
-"""Real trainings in which a process, a reader, the disk or the memory fails: all ends soon, and says what failed."""
+"""Real trainings in which a process, a worker, the disk or the memory fails: all processes end soon and name it."""
 
 import os
 import re
@@ -18,7 +18,7 @@ TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_nod
 
 
 class Training:
-    """A training of several processes that is going on, and its end."""
+    """Running training command, of one or several processes."""
 
     def __init__(self, workspace, launcher, *words, out=None):
         self.folder = Path(out or workspace.out)
@@ -34,7 +34,7 @@ class Training:
         wait_for(done)
 
     def ends(self):
-        """What is printed until the end, (stdout, stderr), which must come in time and be a failure."""
+        """Wait for the end, which must be a failure and come in time; return (stdout, stderr)."""
         output, error = self.process.communicate(timeout=SECONDS)
         assert self.process.returncode != 0
         return output, error
@@ -67,12 +67,12 @@ def test_a_process_that_is_killed_ends_the_other(start, rank):
     _, error = training.ends()
     assert re.search(rf"exitcode\s*: -9.*rank\s*: {rank}|rank\s*: {rank}.*exitcode\s*: -9", error, re.DOTALL)
     if rank == 1:
-        # The process that saves is alive: nothing is lost.
+        # The saving process is alive: nothing is lost.
         assert training.checkpoint()["iteration"] >= 2
 
 
 def test_an_error_in_one_process_is_shown_first_and_nothing_is_lost(start, workspace):
-    # Each of the two reads an image an iteration; this one's turn comes to one of them.
+    # Each process reads an image per iteration; one of them soon reads this image.
     training = start(TWO_PROCESSES)
     broken = workspace.folder / "images" / "3.png"
     broken.write_bytes(broken.read_bytes()[:100])
@@ -84,7 +84,7 @@ def test_an_error_in_one_process_is_shown_first_and_nothing_is_lost(start, works
 
 def test_a_process_that_runs_out_of_memory_is_named(start):
     sizes = ("INPUT.MIN_SIZE_RANGE_TRAIN", "(64, 1200)", "INPUT.MAX_SIZE_TRAIN", "1400")
-    # oneDNN's channels-last convolutions crash where they are refused memory; the launcher then names the signal.
+    # oneDNN's channels-last convolutions crash when an allocation fails; then the launcher names only the signal.
     training = start(TWO_PROCESSES, *sizes, "SOLVER.CHANNELS_LAST", "False")
     pid = worker(training.process.pid, rank=1)
     in_use = next(
@@ -92,7 +92,7 @@ def test_a_process_that_runs_out_of_memory_is_named(start):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
         if line.startswith("VmSize")
     )
-    # A larger image than those before needs more.
+    # An image larger than all before needs more memory.
     resource.prlimit(pid, resource.RLIMIT_AS, (in_use, in_use))
     _, error = training.ends()
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
@@ -118,18 +118,18 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(start):
     os.kill(stopped, signal.SIGSTOP)
     others = [worker(training.process.pid, rank) for rank in (0, 2)]
     wait_for(lambda: not any(is_running(pid) for pid in others), SECONDS)
-    # The launcher would ask the stopped process to leave for half a minute before it kills it.
+    # The launcher sends SIGTERM and waits half a minute before it kills a stopped process.
     os.kill(stopped, signal.SIGCONT)
     output, error = training.ends()
     for rank, text in ((0, output), (2, error)):
-        waiting = rf"No answer for 5 s \(DISTRIBUTED\.TIMEOUT\): process {rank} in iteration \d+, \w+[\w ]*; .* Leaving"
-        assert re.search(waiting, text), text
+        where = rf"process {rank} in iteration \d+, \w+[\w ]*"
+        assert re.search(rf"No progress for 5 s \(DISTRIBUTED\.TIMEOUT\): {where}; .* Exiting", text), text
     assert training.checkpoint()["iteration"] >= 2
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MB."""
+    """Mount a file system of 4 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
@@ -139,7 +139,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it_whole(start, small_disk):
-    # A checkpoint of this network has about 0.9 MB: the fourth or fifth finds no room.
+    # A checkpoint of this network takes about 0.9 MB: the fourth or fifth does not fit.
     training = start((), "SOLVER.CHECKPOINT_PERIOD", "1", iterations=1, out=small_disk / "out")
     _, error = training.ends()
     assert "error: The checkpoint '" in error and "No space left on device" in error

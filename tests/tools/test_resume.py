@@ -1,4 +1,4 @@
-"""Training that is killed, stopped or damaged and started again, against one that was not."""
+"""Training that is killed, stopped or damaged and resumed, compared with an uninterrupted one."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from processes import is_running, wait_for, worker
 
 from fcos_core.utils.metrics_file import read_metrics
 
-# Everything that has a state: momentum, statistics, an average, a scaler, random scales and flips.
+# Options for every part with a state: momentum, statistics, an average, a scaler, random scales and flips.
 WORDS = (
     *("SOLVER.LOG_PERIOD", "1", "SOLVER.EMA_DECAY", "0.9", "SOLVER.PRECISION", "float16"),
     *("SOLVER.CLIP_GRADIENT_NORM", "5", "INPUT.MIN_SIZE_RANGE_TRAIN", "(40, 96)", "--skip-test"),
 )
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-# What a machine's load decides.
+# Numbers that depend on the load of the machine.
 MEASURED = {"time", "data", "max_mem", "images_per_s"}
 
 
@@ -47,7 +47,7 @@ def iterations(folder):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, tiny_config, make_workspace):
-    """A training of 40 iterations that nothing interrupts; its folder is not to be changed."""
+    """Run an uninterrupted training of 40 iterations; tests must not change its folder."""
     made = make_workspace(tmp_path_factory.mktemp("reference"), tiny_config)
     result = made.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40")
     assert result.returncode == 0, result.stderr
@@ -79,13 +79,13 @@ def test_a_damaged_checkpoint_costs_no_more_than_itself(reference, tmp_path):
     os.truncate(last, last.stat().st_size // 2)
     result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40", "OUTPUT_DIR", str(tmp_path / "out"))
     assert result.returncode == 0, result.stderr
-    assert "is damaged" in result.stdout and "Going on from an earlier checkpoint" in result.stdout
+    assert "is damaged" in result.stdout and "Resuming from an earlier checkpoint" in result.stdout
     assert_same_state(tmp_path / "out", reference.out)
 
 
 @pytest.fixture(scope="module")
 def pair(reference):
-    """Two processes that nothing interrupts, and their words."""
+    """Run an uninterrupted training of two processes; return its folder and words."""
     words = (*WORDS, "SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "4", "MODEL.SYNCBN", "True")
     folder = reference.folder / "pair"
     result = reference.run("train_net.py", *words, "OUTPUT_DIR", str(folder), launcher=TWO_PROCESSES)
@@ -130,7 +130,7 @@ def test_evaluation_during_training_keeps_the_best(reference, tmp_path):
     assert list(found) == [2, 4, 5]
     best = torch.load(tmp_path / "whole" / "model_best.pth", weights_only=True)
     assert best["best"] == max(found.values()) == found[best["iteration"]]
-    # Stopped between an iteration's checkpoint and its evaluation, a training evaluates it when it goes on.
+    # A training that was stopped between a checkpoint and its evaluation evaluates the checkpoint when it resumes.
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     (tmp_path / "parts" / "last_checkpoint").write_text("model_0000004.pth")
     (tmp_path / "parts" / "model_final.pth").unlink()
@@ -147,7 +147,7 @@ def test_evaluation_during_training_keeps_the_best(reference, tmp_path):
 @pytest.mark.slow
 def test_killed_at_24_random_moments(reference, tmp_path):
     folder = {name: tmp_path / name for name in ("whole", "killed")}
-    # More iterations than 24 times 0.6 s have room for.
+    # More iterations than fit into 24 times 0.6 s.
     words = (*WORDS, "SOLVER.MAX_ITER", "200", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.CHECKPOINT_KEEP_LAST", "3")
     whole = reference.run("train_net.py", *words, "OUTPUT_DIR", str(folder["whole"]))
     assert whole.returncode == 0, whole.stderr
@@ -168,7 +168,7 @@ def test_killed_at_24_random_moments(reference, tmp_path):
     assert last.returncode == 0, last.stderr
     assert rows(folder["killed"]) == rows(folder["whole"])
     assert_same_state(folder["killed"], folder["whole"])
-    # Some must have come in the middle of a file.
+    # Some kills must have interrupted the writing of a file.
     assert while_writing >= 2
     assert not list(folder["killed"].glob("*.tmp"))
 
@@ -177,5 +177,5 @@ def check_last_checkpoint(folder):
     tag = folder / "last_checkpoint"
     if tag.exists():
         saved = torch.load(folder / tag.read_text(), weights_only=True)
-        # A checkpoint is written every iteration, before the next one is begun.
+        # A checkpoint is written every iteration, before the next one begins.
         assert iterations(folder) - saved["iteration"] <= 1

@@ -1,4 +1,4 @@
-"""Two hosts, as network namespaces joined by a virtual cable that is cut in the middle of a training."""
+"""Training on two hosts: network namespaces whose virtual cable is cut during the training."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def ip(*words):
 
 @pytest.fixture
 def hosts():
-    """Names of two network namespaces, each with an interface of its own name to the other."""
+    """Create two network namespaces; the interface of each to the other has the namespace's name."""
     names = [f"fcos{os.getpid()}{letter}" for letter in "ab"]
     try:
         for name in names:
@@ -46,7 +46,7 @@ def remove(names):
 
 
 def start(workspace, hosts, folders):
-    """The documented command on each host; the second does not see the first one's folder."""
+    """Run the documented command on each host; the second host does not see the folder of the first."""
     trainings = []
     for number, (host, folder) in enumerate(zip(hosts, folders, strict=True)):
         rendezvous = (f"--node-rank={number}", f"--master-addr={ADDRESSES[0]}", "--master-port=29500")
@@ -77,7 +77,7 @@ def test_a_cable_is_cut(workspace, hosts):
     assert time.monotonic() - cut < 60
     for rank, ((output, error), training) in enumerate(zip(outputs, trainings, strict=True)):
         assert training.returncode != 0
-        assert f"No answer for 8 s (DISTRIBUTED.TIMEOUT): process {rank} in iteration" in output + error
+        assert f"No progress for 8 s (DISTRIBUTED.TIMEOUT): process {rank} in iteration" in output + error
     saved = torch.load(folders[0] / (folders[0] / "last_checkpoint").read_text(), weights_only=True)["iteration"]
     assert 7 <= saved < 60
 

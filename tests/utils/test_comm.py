@@ -22,12 +22,12 @@ def test_single_process():
     assert comm.gather_tensors(total) is total
 
 
-# Rows of each process: all may have some, the first or the last alone, or none.
+# Numbers of rows per process: some in both, only in the last, only in the first, or none.
 LENGTHS = [(2, 3), (0, 2), (1, 0), (0, 0)]
 
 
 def gathered(rank, lengths):
-    """Rows of [rank, place] in every second element of memory, and of another dtype where there are none."""
+    """Gather rows of [rank, place] that are strided in memory; an empty part has another dtype."""
     own = torch.tensor([[rank, place] for place in range(lengths[rank])], dtype=torch.int32).reshape(-1, 2)
     own = own.repeat_interleave(2, dim=1)[:, ::2] if len(own) else torch.zeros(0, 5)
     tensor = comm.gather_tensors(own)
@@ -36,10 +36,10 @@ def gathered(rank, lengths):
 
 def work(rank, folder):
     results = []
-    # The second round initializes anew: a group kept from the first one must not be used.
+    # The second round initializes torch.distributed again: it must not use the cached group of the first.
     for round_ in range(2):
         dist.init_process_group("gloo", init_method=f"file://{folder}/store{round_}", rank=rank, world_size=PROCESSES)
-        # Different orders of names in the processes must not mix up the values.
+        # The order of names differs between the processes, which must not mix up the values.
         losses = {"a": torch.tensor(1.0 + rank), "b": torch.tensor(10.0 * rank, requires_grad=True)}
         if rank:
             losses = dict(reversed(losses.items()))

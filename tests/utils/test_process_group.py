@@ -1,4 +1,4 @@
-"""Which GPU a process works on."""
+"""Choice of the GPU of a process."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fcos_core.utils.process_group import init_processes
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Numbers of the GPUs that were made the current one, of two that there are."""
+    """Record the numbers of the GPUs that become current, on a machine with two GPUs."""
     numbers = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

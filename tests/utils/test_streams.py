@@ -1,4 +1,4 @@
-"""Independent parts, in order and on CUDA streams."""
+"""Tasks run in order, or on CUDA streams within `forked_streams`."""
 
 import itertools
 from functools import partial
@@ -12,31 +12,30 @@ from fcos_core.utils.streams import forked_streams, parallel
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA streams need a GPU")
 
 
-def test_results_come_in_the_order_of_their_tasks():
+def test_results_are_in_the_order_of_the_tasks():
     ran = []
     assert parallel([partial(lambda i: ran.append(i) or i * i, i) for i in (3, 1, 2)]) == [9, 1, 4]
     assert ran == [3, 1, 2]
     assert parallel([]) == []
 
 
-def test_without_forking_no_cuda_function_is_called(monkeypatch):
+def test_without_forked_streams_no_cuda_function_is_called(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", None)
-    with forked_streams(False):
-        assert parallel([lambda: 1, lambda: 2]) == [1, 2]
+    assert parallel([lambda: 1, lambda: 2]) == [1, 2]
 
 
-def test_forking_ends_with_its_block_whatever_happens_in_it(monkeypatch):
+def test_forked_streams_end_when_their_block_raises(monkeypatch):
     with pytest.raises(ZeroDivisionError), forked_streams():
         raise ZeroDivisionError
     monkeypatch.setattr(torch.cuda, "current_stream", None)
     assert parallel([lambda: 1, lambda: 2]) == [1, 2]
 
 
-def test_side_streams_are_others_than_the_callers(monkeypatch):
+def test_side_streams_differ_from_the_main_stream(monkeypatch):
     class Stream(int):
         device_index = 0
 
-    handed_out = itertools.cycle(range(4))  # as PyTorch does, from 32
+    handed_out = itertools.cycle(range(4))  # PyTorch hands out its 32 streams in turn as well
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(next(handed_out)))
     monkeypatch.setattr(streams, "_side_streams", {})
     assert [streams._sides(Stream(3), count) for count in (1, 2, 3)] == [[0], [0, 1], [0, 1, 2]]
@@ -44,7 +43,7 @@ def test_side_streams_are_others_than_the_callers(monkeypatch):
 
 
 @needs_gpu
-def test_each_task_has_a_stream_and_the_first_one_the_callers():
+def test_first_task_runs_on_the_main_stream_and_each_other_task_on_its_own():
     with forked_streams():
         for _ in range(2):
             used = parallel([torch.cuda.current_stream] * 3)
@@ -54,9 +53,9 @@ def test_each_task_has_a_stream_and_the_first_one_the_callers():
 
 @needs_gpu
 @pytest.mark.parametrize("captured", [False, True], ids=["queued", "captured"])
-def test_memory_that_is_freed_is_not_written_to_too_early(captured):
-    # Long chains whose temporaries and inputs are freed as early as can be, over many forks: a block that was reused
-    # before its readers are done would change the result.
+def test_freed_memory_is_not_reused_before_its_readers_are_done(captured):
+    # Long chains over many forks free their temporaries and inputs as early as possible. If a stream reused a block
+    # too early, the result would change.
     def chain(x, factor):
         for _ in range(20):
             x = (x.roll(1, 0) * factor + x.flip(1)).sin()

@@ -227,18 +227,18 @@ def lacking_a_key(path):
     ("edit", "sentence"),
     [
         (damage, r"Cannot resume. The file '.*model_a\.pth' is damaged"),
-        (os.remove, r"is to be '.*model_a\.pth', which does not exist"),
-        (without("optimizer"), r"'.*model_a\.pth' is no training state, it lacks optimizer"),
+        (os.remove, r"The last checkpoint, '.*model_a\.pth', does not exist"),
+        (without("optimizer"), r"'.*model_a\.pth' is not a training state, it lacks optimizer"),
         (without("optimizer", "scheduler"), "it lacks optimizer and scheduler"),
-        (other_optimizer, r"the optimizer in '.*model_a\.pth' is not this run's"),
-        (lacking_a_key, r"the model in '.*model_a\.pth' is not this run's \(.*rpn\.head\.bias"),
-        (lambda path: torch.save([1], path), "is no training state, it lacks model and optimizer and scheduler"),
+        (other_optimizer, r"the optimizer in '.*model_a\.pth' does not fit this run"),
+        (lacking_a_key, r"the model in '.*model_a\.pth' does not fit this run \(.*rpn\.head\.bias"),
+        (lambda path: torch.save([1], path), "is not a training state, it lacks model and optimizer and scheduler"),
     ],
 )
 def test_state_that_cannot_be_resumed(tmp_path, edit, sentence):
     make_run(tmp_path).save("model_a", iteration=1)
     edit(str(tmp_path / "model_a.pth"))
-    with pytest.raises(InputError, match=rf"{sentence}.*write the name of a whole checkpoint .*last_checkpoint"):
+    with pytest.raises(InputError, match=rf"{sentence}.*write the name of an undamaged checkpoint .*last_checkpoint"):
         make_run(tmp_path).resume()
 
 
@@ -249,7 +249,7 @@ def test_empty_last_checkpoint(tmp_path):
 
 
 def flip_a_bit(path):
-    """Of a tensor's data, where torch.load does not look whether it is what was written."""
+    """Flip a bit of a tensor's data, whose checksum torch.load does not compare."""
     content = bytearray(Path(path).read_bytes())
     content[content.index(torch.load(path, weights_only=True)["model"]["rpn.head.bias"].numpy().tobytes())] ^= 1
     Path(path).write_bytes(content)
@@ -260,7 +260,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, spoil, capl
     run = make_run(tmp_path)
     for iteration in (5, 10, 20, 30):
         run.save(f"model_{iteration:07d}", iteration=iteration)
-    # Somebody went back to 20; what comes after is of no interest.
+    # The user went back to 20: later checkpoints must not be resumed.
     (tmp_path / "last_checkpoint").write_text("model_0000020.pth")
     spoil(str(tmp_path / "model_0000020.pth"))
     assert make_run(tmp_path).resume() == {"iteration": 10}
@@ -280,7 +280,7 @@ def test_fall_back_from_a_checkpoint_without_a_number(tmp_path, last):
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
     run = make_run(tmp_path, keep_last=2)
-    run.save("model_0000040", tag=False, iteration=40)  # of a run that somebody went back from
+    run.save("model_0000040", tag=False, iteration=40)  # left from before the user went back to an earlier checkpoint
     run.save("model_best", tag=False, iteration=1)
     for iteration in (1, 2, 3, 4):
         run.save(f"model_{iteration:07d}", iteration=iteration)
@@ -292,9 +292,9 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
 def test_other_parts_of_the_state(tmp_path, caplog):
     make_run(tmp_path).save("model_a", iteration=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    # Switched on in the middle of a run, it starts anew and says so.
+    # A scaler that is switched on in the middle of a run has no state to resume.
     assert make_run(tmp_path, others={"scaler": scaler}).resume() == {"iteration": 1}
-    assert "has no scaler: it starts anew" in caplog.text
+    assert "has no scaler, which starts from its initial state" in caplog.text
     scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0})
     make_run(tmp_path, others={"scaler": scaler}).save("model_b", iteration=2)
     other = torch.amp.GradScaler("cpu")

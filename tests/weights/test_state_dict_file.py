@@ -211,7 +211,7 @@ def damaged_files():
 def test_damaged_files(tmp_path, name, data):
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(InputError, match=rf"{name}' is damaged or is no weights file \(.*\); delete it"):
+    with pytest.raises(InputError, match=rf"{name}' is damaged or is not a weights file \(.*\); delete it"):
         load_state_dict_file(str(path))
 
 

@@ -1,5 +1,4 @@
-"""How fast the detector is, beside what people would use instead; tools/benchmark.py prints it.
+"""Measure the speed and memory of the detector beside its alternatives; tools/benchmark.py prints the tables.
 
-Every measure is a function of `Settings` that gives one or more `Table`s. Nothing else in the package imports this
-one.
+Every measure is a function from `Settings` to one or more `Table`s.
 """

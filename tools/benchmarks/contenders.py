@@ -1,4 +1,4 @@
-"""Who is measured: the detector as published, as this package runs it, torchvision's FCOS, timm's HRNets."""
+"""Build the contenders: the detector as published and as this package runs it, torchvision's FCOS, timm's HRNets."""
 
 import contextlib
 import copy
@@ -14,13 +14,14 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from benchmarks.models import SEED, bias_shift, network_input
 from benchmarks.plain import PlainTrainingStep, make_plain, make_plain_optimizer
 from fcos_core.config import Config
-from fcos_core.engine.watchdog import Guard
+from fcos_core.deploy.compiler import compile_for_inference
+from fcos_core.engine.train import make_training_step
 from fcos_core.modeling.detector import Detector
 from fcos_core.solver import make_optimizer
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
 
-# Whether convolutions may round to TF32, as PyTorch lets them unless it is told not to.
+# True if convolutions may round their inputs to TF32, which is PyTorch's default.
 PLAIN_ON_CUDA = {"plain": True, "plain without TF32": False}
 TIMM_NAMES = {"HRNET-W18": "hrnet_w18", "HRNET-W32": "hrnet_w32", "HRNET-W40": "hrnet_w40"}
 
@@ -28,13 +29,13 @@ Call = Callable[[], Any]
 
 
 def plain_names(device: torch.device) -> list[str]:
-    """The contenders of whose faster one ratios are; a CPU has no TF32."""
+    """Return the names of the plain contenders on `device`; only CUDA has TF32. Ratios refer to the fastest."""
     return list(PLAIN_ON_CUDA) if device.type == "cuda" else ["plain"]
 
 
-# ------------------------------------------------------------- inference: images to boxes that the host has read
+# --------------------------------------------------- inference: from images on the device to boxes on the host
 def plain_inference(config: Config, detector: Detector, images: Tensor) -> dict[str, Call]:
-    """The published way."""
+    """Build the detector as published, by name."""
     model = make_plain(config, copy.deepcopy(detector))
     batch = network_input(config, images)
 
@@ -45,18 +46,16 @@ def plain_inference(config: Config, detector: Detector, images: Tensor) -> dict[
     return {name: partial(detect, PLAIN_ON_CUDA[name]) for name in plain_names(images.device)}
 
 
-def our_inference(config: Config, detector: Detector, images: Tensor, precision: str, parallel: bool = True) -> Call:
-    """What the inference compiler makes of the detector."""
-    from fcos_core.engine import compile_for_inference
-
-    compiled = compile_for_inference(detector, images.device, precision, parallel)
+def our_inference(config: Config, detector: Detector, images: Tensor, precision: str) -> Call:
+    """Compile the detector for inference."""
+    compiled = compile_for_inference(detector, images.device, precision)
     batch = network_input(config, images)
-    compiled(batch)  # on CUDA the second batch of a shape is captured: the warm-up's
+    compiled(batch)  # on CUDA the second batch of a shape is captured, so the warm-up captures it
     return lambda: [found.to("cpu") for found in compiled(batch)]
 
 
 def torchvision_inference(images: Tensor, candidates: int) -> dict[str, Call]:
-    """torchvision's R-50 FCOS as it comes, and as well as its users can make it."""
+    """Build torchvision's R-50 FCOS unchanged and with the options that make it fast, by name."""
     plain = make_torchvision_fcos(images, candidates)
     tuned = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     compiled = copy.deepcopy(tuned)
@@ -80,16 +79,17 @@ def torchvision_inference(images: Tensor, candidates: int) -> dict[str, Call]:
 
 
 def make_torchvision_fcos(images: Tensor, candidates: int) -> nn.Module:
-    """Random weights that find as much as ours: `candidates` an image pass its threshold, boxes are as large.
+    """Make torchvision's FCOS with random weights that find as much as ours, for images (N, 3, H, W) in 0..1.
 
-    It takes the images as they are: its own resizing is left out.
+    `candidates` class scores per image pass torchvision's threshold, and the boxes are as large as ours.
+    Resizing is disabled, so that all contenders see the same pixels.
     """
     torch.manual_seed(SEED)
     model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80).to(images.device).eval()
     model.transform.resize = lambda image, target: (image, target)
     regression = model.head.regression_head.bbox_reg
     with torch.no_grad():
-        # Distances in strides, four as in `make_detector`.
+        # torchvision predicts distances in strides; `make_detector` also uses four strides.
         regression.weight.mul_(0.1)
         regression.bias.fill_(4)
         least = torchvision_thresholds(model, images)
@@ -99,17 +99,17 @@ def make_torchvision_fcos(images: Tensor, candidates: int) -> nn.Module:
 
 @torch.no_grad()
 def torchvision_thresholds(model: nn.Module, images: Tensor) -> Tensor:
-    """How far the logit of each class at each location lies below where torchvision takes it for a candidate."""
+    """Return (N, L, 80): the smallest logit that torchvision takes as a candidate, minus the actual logit."""
     batch, _ = model.transform(list(images))
     outputs = model.head(list(model.backbone(batch.tensors).values()))
-    # Its score is the square root of the probability of the class times that of the centerness.
+    # torchvision's score is sqrt(class probability * centerness).
     least = (model.score_thresh**2 / outputs["bbox_ctrness"].sigmoid()).clamp(max=1)
     return least.logit() - outputs["cls_logits"]
 
 
 # --------------------------------------------------------------------------------------------------- backbones
 def timm_backbone(body: str) -> nn.Module:
-    """timm's HRNet as a body: the four branches of its last stage, without the layers for classification."""
+    """Make timm's HRNet as a backbone body that returns the four branches of its last stage."""
     import timm
 
     torch.manual_seed(SEED)
@@ -117,13 +117,14 @@ def timm_backbone(body: str) -> nn.Module:
 
 
 def has_timm() -> bool:
+    """Return True if timm is installed."""
     return importlib.util.find_spec("timm") is not None
 
 
 def backbone_inference(name: str, body: nn.Module, batch: Tensor) -> dict[str, Call]:
-    """A body of PyTorch modules as it comes, and as well as its users can make it.
+    """Build calls that run a body of PyTorch modules unchanged and with the options that make it fast, by name.
 
-    On a CPU it is not compiled: of HRNet's hundreds of convolutions that takes many minutes.
+    On a CPU the body is not compiled, because compiling HRNet's hundreds of convolutions takes many minutes.
     """
     body = body.to(batch.device).eval()
     tuned = copy.deepcopy(body).to(memory_format=torch.channels_last)
@@ -145,11 +146,11 @@ def backbone_inference(name: str, body: nn.Module, batch: Tensor) -> dict[str, C
     return {name: run, f"{name} {how}": run_tuned}
 
 
-# ---------------------------------------------- training: functions that build a contender and give its step
+# ------------------------------------------- training: functions that build a contender and return its step
 def plain_training(
     config: Config, detector: Detector, images: Tensor, targets: Sequence[BoxList]
 ) -> dict[str, Callable[[], Call]]:
-    """The published way."""
+    """Return functions that build the training step as published, by name."""
 
     def make(allow_tf32: bool) -> Call:
         model = make_plain(config, copy.deepcopy(detector)).train()
@@ -168,20 +169,17 @@ def plain_training(
 def our_training(
     config: Config, detector: Detector, images: Tensor, targets: Sequence[BoxList], *opts: object
 ) -> Callable[[], Call]:
-    """Training as `config` with `opts`, key by value, has it."""
+    """Return a function that builds our training step from `config`, with `opts` merged as [key, value, ...]."""
     config = config.clone()
     config.merge_from_list(["SOLVER.CHANNELS_LAST", True, *opts])
 
     def make() -> Call:
-        from fcos_core.engine.train import make_training_step
-
         model = copy.deepcopy(detector).train()
         step = make_training_step(config, model, make_optimizer(config, model))
-        guard = Guard(str, float("inf"))
         batch = _image_list(config, images)
 
         def run() -> Any:
-            losses = step.compute_gradients(batch, targets, guard, 1)
+            losses = step.compute_gradients(batch, targets)
             step.update()
             return losses
 
@@ -193,7 +191,10 @@ def our_training(
 def torchvision_training(
     config: Config, images: Tensor, targets: Sequence[BoxList], candidates: int
 ) -> dict[str, Callable[[], Call]]:
-    """torchvision's R-50 FCOS with the layers frozen that it freezes for pretrained weights."""
+    """Return functions that build torchvision's training step, by name.
+
+    The layers that torchvision freezes when it loads pretrained weights are frozen.
+    """
     labelled = [{"boxes": target.bbox, "labels": target.get_field("labels") - 1} for target in targets]
 
     def make(dtype: torch.dtype | None, memory_format: torch.memory_format) -> Call:
@@ -235,7 +236,7 @@ def _image_list(config: Config, images: Tensor) -> ImageList:
 # ------------------------------------------------------------------------------------------------------ shared
 @contextlib.contextmanager
 def convolution_tf32(allowed: bool) -> Iterator[None]:
-    """Within it, CUDA's float32 convolutions may or may not round their inputs to TF32."""
+    """Allow or forbid CUDA's float32 convolutions to round their inputs to TF32 inside the context."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -245,11 +246,11 @@ def convolution_tf32(allowed: bool) -> Iterator[None]:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What users of other packages run in where they want speed; CPUs differ too much in it."""
+    """Return bfloat16, which is fast on every CUDA device; None on a CPU, because not every CPU is fast in bfloat16."""
     return torch.bfloat16 if device.type == "cuda" else None
 
 
 def compile_parts(device: torch.device, *parts: nn.Module) -> None:
-    """torch.compile for one input size; with CUDA graphs on CUDA."""
+    """Compile each part for one input size, on CUDA with CUDA graphs."""
     for part in parts:
         part.compile(dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")

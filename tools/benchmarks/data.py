@@ -1,4 +1,4 @@
-"""The data loader beside a naive one, and the annotation file of a large data set."""
+"""Measure the data loader beside a naive loader, and reading a large annotation file."""
 
 import multiprocessing
 import tempfile
@@ -27,12 +27,12 @@ from fcos_core.errors import InputError
 from fcos_core.structures.image_list import to_image_list
 
 JPEGS = 32
-# COCO 2017's training images and their boxes.
+# Images and boxes of COCO 2017's training set.
 COCO_IMAGES, COCO_BOXES = 118_000, 860_000
 
 
 def loader(settings: Settings) -> list[Table]:
-    """JPEG files to normalized batches, on one core."""
+    """Measure JPEG files to normalized batches on one core."""
     with tempfile.TemporaryDirectory() as folder, one_thread():
         if settings.image_folder is None:
             images, source = draw_jpegs(Path(folder), JPEGS), "drawn JPEG files of 640x480"
@@ -57,13 +57,17 @@ def loader(settings: Settings) -> list[Table]:
     ]
     note = (
         f"{len(images)} {source}, shorter side {config.INPUT.MIN_SIZE_TEST}, in batches of {config.TEST.IMS_PER_BATCH} "
-        f"on {settings.device}; one process, one thread. `grey levels off`: the largest difference of a pixel."
+        f"on {settings.device}; one process, one thread. `grey levels off naive`: the largest difference of a pixel."
     )
     return [Table("Data loader, one core", note, rows)]
 
 
 def naive_batches(config: Config, images: list[Path], device: torch.device) -> Iterator[Tensor]:
-    """PIL to float: what one writes first. Batches (N, 3, H, W) of BGR minus the mean, padded."""
+    """Load batches with PIL and float32 NumPy, the obvious first version of a loader.
+
+    Returns:
+        Batches (N, 3, H, W), BGR in 0..255 minus the mean, padded.
+    """
     mean = np.array(config.INPUT.PIXEL_MEAN, dtype=np.float32)
     size = (config.INPUT.MIN_SIZE_TEST, config.INPUT.MAX_SIZE_TEST)
     for start in range(0, len(images), config.TEST.IMS_PER_BATCH):
@@ -72,7 +76,7 @@ def naive_batches(config: Config, images: list[Path], device: torch.device) -> I
 
 
 def naive_image(path: Path, min_size: int, max_size: int, mean: np.ndarray) -> Tensor:
-    """(3, H, W) float32."""
+    """Read and resize one image to (3, H, W) float32, BGR in 0..255 minus the mean."""
     image = Image.open(path).convert("RGB")
     image = image.resize(resized_size(image.size, min_size, max_size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image).astype(np.float32)[:, :, ::-1] - mean
@@ -80,25 +84,25 @@ def naive_image(path: Path, min_size: int, max_size: int, mean: np.ndarray) -> T
 
 
 def our_batches(batches: BatchLoader, device: torch.device) -> Iterator[Tensor]:
-    """What the network is given."""
+    """Iterate over normalized batches (N, 3, H, W) of our loader on `device`."""
     for images, _, _ in batches:
-        yield images.to(device).tensors
+        yield images.to(device).normalize().tensors
 
 
 def grey_levels_apart(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference of a pixel."""
+    """Return the largest difference of a pixel over all batches."""
     return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
 
 
 def annotations(settings: Settings) -> list[Table]:
-    """Reading an annotation file of COCO's size: seconds, memory, and memory of a worker process."""
+    """Measure reading an annotation file of COCO's size: seconds, memory, memory of a worker process."""
     images, boxes = round(COCO_IMAGES * settings.coco_scale), round(COCO_BOXES * settings.coco_scale)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "instances.json"
         write_annotations(file, images, boxes)
         made: list[COCODataset] = []
         start = time.perf_counter()
-        # The process's memory, wherever the network is.
+        # An annotation file takes memory of the process, so the device is always the CPU.
         used = memory.measure_memory(
             lambda: made.append(COCODataset(folder, str(file), is_train=True, check_files=False)), torch.device("cpu")
         )
@@ -112,14 +116,14 @@ def annotations(settings: Settings) -> list[Table]:
         "a worker's own MiB": worker_growth(made[0]) / 2**20,
     }
     note = (
-        f"{images:,} images, {boxes:,} boxes with polygons; images with a usable box are kept. `a worker's own`: what "
-        "a forked process has that it does not share, after it has read every box, beyond what it began with."
+        f"{images:,} images, {boxes:,} boxes with polygons; images with a usable box are kept. `a worker's own`: "
+        "growth of the memory that a forked worker does not share, while the worker reads every box."
     )
     return [Table("Annotation file", note, [row])]
 
 
 def worker_growth(dataset: COCODataset) -> int:
-    """Bytes of a forked process that reads all boxes which it then does not share any more with this one."""
+    """Return the growth in bytes of a forked worker's private memory while the worker reads every box."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     worker = context.Process(target=_read_all, args=(dataset, sender))
@@ -139,7 +143,7 @@ def _read_all(dataset: COCODataset, sender: Connection) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it, PyTorch computes on one core."""
+    """Limit PyTorch to one thread inside the context."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -151,7 +155,7 @@ def one_thread() -> Iterator[None]:
 def _jpegs(folder: Path) -> list[Path]:
     images = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:JPEGS]
     if not images:
-        raise InputError(f"--image-folder: there is no JPEG file in '{folder.absolute()}'.")
+        raise InputError(f"--image-folder: there is no JPEG file in '{folder.absolute()}': name another folder.")
     return images
 
 

@@ -1,4 +1,4 @@
-"""COCO's metrics by each evaluator."""
+"""Measure the evaluators of COCO's metrics."""
 
 import importlib.util
 import tempfile
@@ -10,6 +10,7 @@ from benchmarks.report import Table, speedup
 from benchmarks.settings import Settings
 from benchmarks.synthetic import draw_detections, write_annotations
 from benchmarks.timing import interleave
+from fcos_core.config.checks import EVALUATORS
 from fcos_core.data.coco import COCODataset
 from fcos_core.evaluation import evaluate
 from fcos_core.structures.bounding_box import BoxList
@@ -18,7 +19,7 @@ IMAGES, BOXES_PER_IMAGE, DETECTIONS_PER_IMAGE = 5000, 7, 100
 
 
 def evaluation(settings: Settings) -> list[Table]:
-    """Detections of 5,000 images to COCO metrics, by each evaluator."""
+    """Measure each evaluator: detections of 5,000 images to COCO metrics."""
     images = max(round(IMAGES * settings.coco_scale), 1)
     dataset, predictions = synthetic_results(images)
     calls = evaluators(dataset, predictions)
@@ -42,21 +43,19 @@ def evaluation(settings: Settings) -> list[Table]:
     ]
     note = (
         f"{images:,} images x {DETECTIONS_PER_IMAGE} detections, {BOXES_PER_IMAGE} boxes an image, 80 classes. "
-        "`largest difference`: of any of the twelve metrics from pycocotools'."
+        "`largest difference`: over the twelve metrics, from the value of pycocotools."
     )
     return [Table("COCO evaluation", note, rows)]
 
 
 def evaluators(dataset: COCODataset, predictions: Mapping[int, BoxList]) -> dict[str, Callable[[], Mapping]]:
-    """By the names that TEST.EVALUATOR takes, what gives the metrics; of those that are installed."""
-    from fcos_core.evaluation.coco import EVALUATORS
-
+    """Return calls that compute the metrics, by value of TEST.EVALUATOR, for the evaluators that are installed."""
     installed = [name for name in EVALUATORS if importlib.util.find_spec(name)]
     return {name: partial(evaluate, dataset, predictions, evaluator=name) for name in installed}
 
 
 def synthetic_results(images: int) -> tuple[COCODataset, dict[int, BoxList]]:
-    """A data set without image files, and what a fair detector might find in it."""
+    """Make a dataset without image files, and detections like those of a fair detector, by dataset index."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "instances.json"
         write_annotations(file, images, images * BOXES_PER_IMAGE)

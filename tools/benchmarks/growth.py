@@ -1,4 +1,4 @@
-"""How time and memory grow with image size, batch, boxes and classes."""
+"""Measure the growth of time and memory with image size, batch, boxes and classes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,16 +11,16 @@ from benchmarks.settings import Settings
 from benchmarks.timing import interleave
 from benchmarks.training import BOXES_PER_IMAGE, LEARNING_RATE
 
-# Of height and width: areas of about a quarter, a half, one and two.
+# Factors of height and width, for areas of about a quarter, a half, one and two.
 SCALES = (0.5, 0.7, 1.0, 1.4)
 BATCHES = (1, 2, 4, 8, 16)
 BOXES = (10, 30, 100, 300, 1000)
-# COCO's to LVIS's.
+# From COCO's number of classes to LVIS's.
 CLASSES = (80, 200, 500, 1203)
 
 
 def growth(settings: Settings) -> list[Table]:
-    """Time and memory against image size, batch, boxes and classes; of the first model."""
+    """Measure time and memory of the first model against image size, batch, boxes and classes."""
     sizes = [tuple(_multiple_of_32(scale * side) for side in (settings.height, settings.width)) for scale in SCALES]
     batches = [batch for batch in BATCHES if batch <= 2 * settings.batch]
     testing, training = partial(_testing, settings), partial(_training, settings)
@@ -49,32 +49,32 @@ def _training(settings: Settings, boxes: int = BOXES_PER_IMAGE, classes: int = 8
     return contenders.our_training(config, detector, images, targets, "SOLVER.PRECISION", settings.precision)()
 
 
-def _table(settings: Settings, phase: str, what: str, points: Mapping[int, Callable[[], contenders.Call]]) -> Table:
+def _table(settings: Settings, phase: str, unit: str, points: Mapping[int, Callable[[], contenders.Call]]) -> Table:
     peaks = {size: memory.measure_memory(make, settings.device).peak for size, make in points.items()}
     calls = {str(size): make() for size, make in points.items()}
     timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
     seconds = {size: timings[str(size)].median for size in points}
     note = (
-        f"Ours, {settings.models[0]}, {settings.precision}; what does not vary is {settings.height}x{settings.width}, "
+        f"Ours, {settings.models[0]}, {settings.precision}; by default {settings.height}x{settings.width}, "
         f"batch {1 if phase == 'Testing' else settings.train_batch}, {BOXES_PER_IMAGE} boxes, 80 classes. "
-        "`exponent`: since the row above; 1 is growth in proportion, more is faster than that."
+        "`exponent`: of the power law from the row above; 1 is proportional growth."
     )
-    return Table(f"{phase}: growth with {what}", note, growth_rows(what, seconds, peaks, memory.label(settings.device)))
+    return Table(f"{phase}: growth with {unit}", note, growth_rows(unit, seconds, peaks, memory.label(settings.device)))
 
 
-def growth_rows(what: str, seconds: Mapping[int, float], peaks: Mapping[int, int], memory_label: str) -> list[Row]:
-    """A row for each size, with the exponents of the power laws from the size before it.
+def growth_rows(unit: str, seconds: Mapping[int, float], peaks: Mapping[int, int], memory_label: str) -> list[Row]:
+    """Make a row per size, with the exponents of the power laws that lead from the previous size to this size.
 
     Args:
-        what: the sizes are of.
-        seconds, peaks: by size, ascending; the peaks in bytes.
-        memory_label: of the peaks.
+        unit: name of the size, such as "pixels".
+        seconds, peaks: time and peak memory in bytes by size, in ascending order.
+        memory_label: name of the memory, such as "GB resident".
     """
     rows, before = [], None
     for size in seconds:
         rows.append(
             {
-                what: size,
+                unit: size,
                 "ms": 1e3 * seconds[size],
                 "time exponent": before and _exponent(size / before, seconds[size] / seconds[before]),
                 f"peak {memory_label}": peaks[size] / 1e9,

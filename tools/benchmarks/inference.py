@@ -1,7 +1,9 @@
-"""Latency, throughput, stages, HRNet's branches, and backbones."""
+"""Measure latency, throughput, stages, HRNet's branches, and backbones."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -13,24 +15,25 @@ from benchmarks.report import Row, Table, images_per_second, milliseconds, speed
 from benchmarks.settings import Settings
 from benchmarks.timing import Timing, interleave
 from fcos_core.config import Config
+from fcos_core.deploy import cuda_graphs
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.structures.bounding_box import BoxList
 
-# The one that torchvision has too.
+# The model that torchvision also has.
 TORCHVISION_MODEL = "fcos_R_50_5l_2x"
-# Those whose bodies timm has too.
+# The models whose bodies timm also has.
 HRNET_MODELS = ("fcos_hrnet_w18_5l_2x", "fcos_hrnet_w32_5l_2x", "fcos_hrnet_w40_6l_3x")
 PRECISIONS = {"cuda": ("float32", "tf32", "bfloat16", "float16"), "cpu": ("float32", "bfloat16")}
 
 
 def latency(settings: Settings) -> list[Table]:
-    """One image in, boxes out."""
+    """Measure the time from one image to its boxes."""
     return [_detection(settings, 1, f"Latency at batch 1, {_size(settings)}", milliseconds)]
 
 
 def throughput(settings: Settings) -> list[Table]:
-    """A batch in, boxes out."""
+    """Measure images per second, from a batch to its boxes."""
     title = f"Throughput at batch {settings.batch}, {_size(settings)}"
     return [_detection(settings, settings.batch, title, lambda timing: images_per_second(timing, settings.batch))]
 
@@ -38,7 +41,7 @@ def throughput(settings: Settings) -> list[Table]:
 def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Timing], Row]) -> Table:
     rows, found = [], []
     for model in settings.models:
-        torch.compiler.reset()  # it compiles a module's code only so many times in one process
+        torch.compiler.reset()  # torch.compile recompiles a module's code a limited number of times per process
         config, detector, images = _subject(settings, model, batch)
         found.append(f"{count_candidates(config, detector, images):,.0f} of {model}")
         plain = contenders.plain_inference(config, detector, images)
@@ -49,7 +52,7 @@ def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Ti
         others = contenders.torchvision_inference(images, settings.candidates) if model == TORCHVISION_MODEL else {}
         calls = {**plain, **ours, **others}
         timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
-        # Afterwards: what is compared is what was timed, on CUDA the graph and not the run before its capture.
+        # Compare after timing: only then do the calls run the CUDA graphs that were timed.
         same = {"ours float32": same_detections(ours["ours float32"](), calls[list(plain)[-1]]())}
         for name, timing in timings.items():
             compared = {
@@ -60,14 +63,14 @@ def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Ti
             rows.append({"model": model, "contender": name, **columns(timing), **compared})
     note = (
         "Image on the device to boxes on the host, post-processing included. Candidates an image: "
-        f"{', '.join(found)}. `x plain`, `x torchvision`: times as fast as the fastest of those. `same as plain`: "
+        f"{', '.join(found)}. `x plain`, `x torchvision`: speed relative to their fastest variant. `same as plain`: "
         "share of plain's float32 detections found again within 0.05 px and 1e-4 in score."
     )
     return Table(title, note, rows)
 
 
 def stages(settings: Settings) -> list[Table]:
-    """Where an image's time goes in eager PyTorch."""
+    """Measure each stage of the detector on one image in eager PyTorch."""
     rows = []
     for model in settings.models:
         config, detector, images = _subject(settings, model, 1)
@@ -79,7 +82,7 @@ def stages(settings: Settings) -> list[Table]:
             rows.append(
                 {"model": model, "stage": name, **milliseconds(timing), "% of plain": 100 * timing.median / total}
             )
-    note = "Each stage of the eager float32 detector by itself, from an idle device to an idle device."
+    note = "Each stage of the eager float32 detector alone, from an idle device to an idle device."
     return [Table(f"Stages at batch 1, {_size(settings)}", note, rows)]
 
 
@@ -101,28 +104,31 @@ def _stage_calls(config: Config, detector: Detector, batch: Tensor) -> dict[str,
 
 
 def branches(settings: Settings) -> list[Table]:
-    """HRNet-W32, its branches in parallel and in series, beside ResNet-101, which has as many multiply-adds."""
+    """Measure HRNet-W32 with parallel and with serial branches, beside ResNet-101, which has as many multiply-adds."""
     resnet, hrnet = (_subject(settings, model, 1) for model in ("fcos_R_101_5l_2x", "fcos_hrnet_w32_5l_2x"))
     calls = {
         "R_101_5l": contenders.our_inference(*resnet, settings.precision),
-        "W32_5l, branches in parallel": contenders.our_inference(*hrnet, settings.precision, parallel=True),
-        "W32_5l, branches in series": contenders.our_inference(*hrnet, settings.precision, parallel=False),
+        "W32_5l, branches in parallel": contenders.our_inference(*hrnet, settings.precision),
+        "W32_5l, branches in series": contenders.our_inference(*hrnet, settings.precision),
     }
+    # The second run captures the CUDA graph; without forked streams its branches run in series.
+    with mock.patch.object(cuda_graphs, "forked_streams", contextlib.nullcontext):
+        calls["W32_5l, branches in series"]()
     timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
     rows = [
         {"ours": name, **milliseconds(timing), "time / R_101_5l": timing.median / timings["R_101_5l"].median}
         for name, timing in timings.items()
     ]
-    note = f"Ours in {settings.precision}, image on the device to boxes on the host. On a CPU there is one series."
+    note = f"Ours in {settings.precision}, image on the device to boxes on the host. A CPU runs them in series only."
     return [Table(f"HRNet's branches, batch 1, {_size(settings)}", note, rows)]
 
 
 def backbones(settings: Settings) -> list[Table]:
-    """HRNet bodies without neck and head, beside timm's where it is installed."""
+    """Measure HRNet bodies without neck and head, beside timm's if timm is installed."""
     bodies = {model: load_config(model, settings.device).MODEL.BACKBONE.CONV_BODY for model in settings.models}
     known = [model for model, body in bodies.items() if body in contenders.TIMM_NAMES]
     rows = [row for model in known or HRNET_MODELS for row in _backbone(settings, model)]
-    note = "The body as PyTorch modules: the inference compiler takes whole detectors and has no part in it."
+    note = "The body as PyTorch modules; the inference compiler takes whole detectors and is not used here."
     if not contenders.has_timm():
         note += " timm is not installed."
     return [Table(f"HRNet bodies at batch 1, {_size(settings)}", note, rows)]
@@ -143,7 +149,7 @@ def _backbone(settings: Settings, model: str) -> list[Row]:
 
 
 def same_detections(found: Sequence[BoxList], expected: Sequence[BoxList]) -> float:
-    """Share of the expected detections that are found: same label, within 0.05 pixels and 1e-4 in score."""
+    """Return the share of expected detections found again: same label, within 0.05 pixels and 1e-4 in score."""
     total = matched = 0
     for ours, theirs in zip(found, expected, strict=True):
         box = (ours.bbox[None] - theirs.bbox[:, None]).abs().amax(dim=2) <= 0.05

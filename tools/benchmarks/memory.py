@@ -1,4 +1,4 @@
-"""How much memory something takes: the device's on CUDA, the process's on a CPU."""
+"""Measure memory: of the device on CUDA, of the process on a CPU."""
 
 import ctypes
 import gc
@@ -12,11 +12,11 @@ from benchmarks.timing import synchronize
 
 
 class Memory(NamedTuple):
-    """Bytes beyond what was in use before.
+    """Memory in bytes beyond the memory in use before the measurement.
 
     Attributes:
-        added: still in use at the end.
-        peak: the most that was in use at once.
+        added: bytes still in use at the end.
+        peak: most bytes in use at once.
     """
 
     added: int
@@ -24,47 +24,48 @@ class Memory(NamedTuple):
 
 
 def label(device: torch.device) -> str:
-    """What the numbers of `measure_memory` are of."""
+    """Return the name of the memory that `measure_memory` measures on `device`."""
     return "GB allocated" if device.type == "cuda" else "GB resident"
 
 
 def measure_memory(make: Callable[[], Any], device: torch.device) -> Memory:
-    """Memory that calling `make` takes, with two calls of what it returns where that is callable.
+    """Measure the memory of a call of `make`; if its result is callable, also of two calls of the result.
 
-    What was made, such as weights, counts. On a CPU the peak is that of the second call, since the first may compile
-    in this process; on CUDA it is that of everything, since a CUDA graph takes its memory when it is captured.
+    The result itself, such as weights, counts. On a CPU the peak is the peak of the second call, because the first
+    call may compile in this process. On CUDA the peak is over everything, because a CUDA graph takes its memory when
+    it is captured.
     """
     before = _in_use(device)
     made = make()
     if callable(made):
         made()
         if device.type == "cpu":
-            _in_use(device)  # forgets the peak, and gives back what the first call has freed
+            _in_use(device)  # resets the peak and returns the memory that the first call freed
         made()
     synchronize(device)
     peak = _peak(device)
-    return Memory(_in_use(device, forget=False) - before, peak - before)
+    return Memory(_in_use(device, reset_peak=False) - before, peak - before)
 
 
-def _in_use(device: torch.device, forget: bool = True) -> int:
+def _in_use(device: torch.device, reset_peak: bool = True) -> int:
     gc.collect()
     if device.type == "cuda":
         synchronize(device)
         used = torch.cuda.memory_allocated(device)
     else:
-        # Freed blocks that the C library holds back would hide what the next contender takes.
+        # Return freed blocks to the system, or the next contender would take them without growth of the process.
         ctypes.CDLL(None).malloc_trim(0)
         used = _status("VmRSS")
-    if forget:
-        _forget_peak(device)
+    if reset_peak:
+        _reset_peak(device)
     return used
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets VmHWM
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
 
 
 def _peak(device: torch.device) -> int:
@@ -72,7 +73,7 @@ def _peak(device: torch.device) -> int:
 
 
 def _status(key: str) -> int:
-    """Bytes that Linux gives for `key` in /proc/self/status."""
+    """Return the bytes that Linux reports for `key` in /proc/self/status."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
@@ -80,6 +81,6 @@ def _status(key: str) -> int:
 
 
 def private_bytes() -> int:
-    """Bytes of this process's memory that no other process shares."""
+    """Return the bytes of this process's memory that no other process shares."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

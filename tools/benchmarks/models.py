@@ -1,4 +1,4 @@
-"""The detectors that are measured, and what they are shown."""
+"""Make the measured detectors and their inputs: random weights, images and boxes, all drawn from a seed."""
 
 import difflib
 import math
@@ -18,16 +18,15 @@ SEED = 0
 
 
 def load_config(model: str, device: torch.device, *opts: object) -> Config:
-    """The config of configs/fcos/MODEL.yaml, then `opts`, key by value.
+    """Load configs/fcos/MODEL.yaml and merge `opts`, [key, value, ...].
 
     Raises:
-        InputError: there is no such file.
+        InputError: the file does not exist.
     """
     known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     if model not in known:
-        near = difflib.get_close_matches(model, known, n=1, cutoff=0.0)
-        nearest = f"the nearest name is '{near[0]}'" if near else "the folder is not there: run from a checkout"
-        raise InputError(f"There is no model '{model}' in '{CONFIGS}'; {nearest}.")
+        near = difflib.get_close_matches(model, known, n=1, cutoff=0.0)[0]
+        raise InputError(f"There is no model '{model}' in '{CONFIGS}'; the nearest name is '{near}'.")
     config = cfg.clone()
     config.merge_from_file(str(CONFIGS / f"{model}.yaml"))
     config.merge_from_list(["MODEL.DEVICE", str(device), *opts])
@@ -35,17 +34,20 @@ def load_config(model: str, device: torch.device, *opts: object) -> Config:
 
 
 def make_detector(config: Config, images: Tensor, candidates: int) -> Detector:
-    """A random detector in evaluation mode that finds as much as a trained one; a function of its arguments alone.
+    """Make a random detector in evaluation mode that finds as much as a trained detector.
+
+    The same arguments give the same weights.
 
     Args:
-        images: (N, 3, H, W) RGB in 0..1, on the device that the detector is then on.
-        candidates: classes at locations above the score threshold, an image.
+        config: of the detector.
+        images: (N, 3, H, W) RGB in 0..1; the detector is made on their device.
+        candidates: class scores per image above the score threshold.
     """
     torch.manual_seed(SEED)
     detector = build_detection_model(config).to(images.device).eval()
     head = detector.rpn.head
     with torch.no_grad():
-        # Boxes that reach about four cells to each side: neighbours suppress each other, as trained ones do.
+        # Boxes reach about four cells to each side, so that neighbours suppress each other as in a trained detector.
         head.bbox_pred.weight.mul_(0.1)
         head.bbox_pred.bias.fill_(1)
         for scale, stride in zip(head.scales, config.MODEL.FCOS.FPN_STRIDES, strict=True):
@@ -58,18 +60,18 @@ def make_detector(config: Config, images: Tensor, candidates: int) -> Detector:
 
 
 def bias_shift(needed: Tensor, count: int) -> Tensor:
-    """What to add to the class bias for `count` classes at locations to be candidates.
+    """Return the shift of the class bias that makes `count` class scores candidates.
 
     Args:
-        needed: (K,), of each class at each location, how far its logit lies below where it becomes a candidate.
-        count: half of K where it is more than that, as on images of a few cells.
+        needed: (K,), per class score, the shift from which on the score is a candidate.
+        count: number of candidates; at most K // 2 are made, which matters for images of a few cells.
     """
     count = min(count, len(needed) // 2)
     return needed.topk(count + 1, largest=False).values[-2:].mean()
 
 
 def count_candidates(config: Config, detector: Detector, images: Tensor) -> float:
-    """Classes at locations that pass the score threshold, the mean of the images."""
+    """Return the number of class scores above the score threshold, as the mean over the images."""
     with torch.no_grad():
         logits, _, _ = detector.rpn.head(detector.backbone(network_input(config, images)))
     passed = sum((level.sigmoid() > config.MODEL.FCOS.INFERENCE_TH).sum().item() for level in logits)
@@ -77,7 +79,7 @@ def count_candidates(config: Config, detector: Detector, images: Tensor) -> floa
 
 
 def make_images(count: int, height: int, width: int, device: torch.device) -> Tensor:
-    """(N, 3, H, W) RGB float32 in 0..1: blotches of random colour with some noise."""
+    """Draw images (N, 3, H, W), RGB float32 in 0..1: blotches of random colour with some noise."""
     generator = torch.Generator().manual_seed(SEED)
     blotches = torch.rand(count, 3, max(height // 32, 2), max(width // 32, 2), generator=generator)
     smooth = F.interpolate(blotches, size=(height, width), mode="bilinear", align_corners=False)
@@ -86,7 +88,7 @@ def make_images(count: int, height: int, width: int, device: torch.device) -> Te
 
 
 def network_input(config: Config, images: Tensor) -> Tensor:
-    """RGB in 0..1 as the network takes it: BGR in 0..255, minus the mean."""
+    """Convert RGB in 0..1 to the input of the network: BGR in 0..255 minus the mean."""
     mean = images.new_tensor(config.INPUT.PIXEL_MEAN)[:, None, None]
     return images.flip(1) * 255 - mean
 
@@ -94,7 +96,7 @@ def network_input(config: Config, images: Tensor) -> Tensor:
 def make_targets(
     count: int, boxes: int, height: int, width: int, num_classes: int, device: torch.device
 ) -> list[BoxList]:
-    """Per image `boxes` boxes, sides from 16 pixels to half of the image's, the small ones more often."""
+    """Draw `boxes` boxes per image, with sides from 16 pixels to half of the image; small boxes are more frequent."""
     generator = torch.Generator().manual_seed(SEED)
     extent = torch.tensor([width, height], dtype=torch.float32)
     targets = []

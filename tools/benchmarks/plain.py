@@ -1,6 +1,6 @@
-"""The detector as its published code runs it: eager, float32, BatchNorm unfolded, one image and one class at a time.
+"""Run the detector as its published code does: eager, float32, BatchNorm unfolded, one image and one class at a time.
 
-It computes what the detector computes; the ways to do so are those of maskrcnn-benchmark.
+Results equal the detector's; the algorithms are maskrcnn-benchmark's.
 """
 
 import contextlib
@@ -15,14 +15,16 @@ from torchvision.ops import nms
 from fcos_core.config import Config
 from fcos_core.layers import conv_norm, fold_together
 from fcos_core.layers.iou_loss import iou_losses
+from fcos_core.layers.sigmoid_focal_loss import sigmoid_focal_loss
 from fcos_core.modeling.detector import Detector
+from fcos_core.modeling.fcos.locations import level_locations
 from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, centerness_targets
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
 
 
 class PlainPostProcessor:
-    """Head outputs to detections; arguments and results are `FCOSPostProcessor`'s."""
+    """Post-processing with the arguments and results of `FCOSPostProcessor`."""
 
     def __init__(
         self, score_threshold: float, pre_nms_top_n: int, nms_threshold: float, detections_per_image: int
@@ -57,7 +59,7 @@ class PlainPostProcessor:
         centerness: Tensor,
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes (K, 4), scores (K,) and labels (K,) of one level, for each image."""
+        """Return, per image, boxes (K, 4), scores (K,) and labels (K,) of one level."""
         probabilities = logits.permute(0, 2, 3, 1).flatten(1, 2).sigmoid()
         distances = bbox_reg.permute(0, 2, 3, 1).flatten(1, 2)
         centerness = centerness.flatten(1).sigmoid()
@@ -80,7 +82,7 @@ class PlainPostProcessor:
         self, boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int, size: tuple[int, int]
     ) -> BoxList:
         kept = []
-        # With the corner pixels counted in, IoU is that of boxes which end one pixel further.
+        # Boxes include their last pixel, torchvision's NMS excludes it: move the ends one pixel further.
         ends = boxes + boxes.new_tensor([0, 0, 1, 1])
         for label in range(1, num_classes + 1):
             own = (labels == label).nonzero().squeeze(1)
@@ -96,35 +98,51 @@ class PlainPostProcessor:
         return detections
 
 
-class PlainLoss:
-    """The three losses; arguments and results are `FCOSLoss`'s, in one process, for a whole batch."""
+class PlainAssigner:
+    """Assign training targets for `PlainLoss`; the arguments are those of `TargetAssigner`."""
 
-    def __init__(self, ranges: Sequence[tuple[float, float]], gamma: float, alpha: float) -> None:
+    def __init__(self, strides: Sequence[int], ranges: Sequence[tuple[float, float]]) -> None:
+        self.strides = strides
         self.ranges = ranges
+
+    def __call__(
+        self,
+        level_sizes: Sequence[tuple[int, int]],
+        targets: Sequence[BoxList],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        """Return labels (N, L) and distances (N, L, 4)."""
+        locations = [level_locations(*level, dtype, device) for level in zip(level_sizes, self.strides, strict=True)]
+        return broadcast_targets(locations, self.ranges, targets)
+
+
+class PlainLoss:
+    """The three losses, as `FCOSLoss` gives them in one process for a whole batch."""
+
+    def __init__(self, gamma: float, alpha: float) -> None:
         self.gamma = gamma
         self.alpha = alpha
 
     def __call__(
         self,
-        locations: Sequence[Tensor],
         logits: Sequence[Tensor],
         bbox_reg: Sequence[Tensor],
         centerness: Sequence[Tensor],
-        targets: Sequence[BoxList],
-        batch_targets: None = None,
+        targets: tuple[Tensor, Tensor],
     ) -> dict[str, Tensor]:
-        labels, distances = broadcast_targets(locations, self.ranges, targets)
-        labels, distances = labels.flatten(), distances.flatten(0, 1)
+        num_images = len(targets[0])
+        labels, distances = (assigned.flatten(0, 1) for assigned in targets)
         logits, bbox_reg, centerness = (_rows(levels) for levels in (logits, bbox_reg, centerness))
         positive = (labels > 0).nonzero().squeeze(1)
-        losses = torch.ops.fcos_core.sigmoid_focal_loss(logits, labels, self.gamma, self.alpha)
+        losses = sigmoid_focal_loss(logits, labels, self.gamma, self.alpha)
         weights = centerness_targets(distances[positive])
         loss_reg = (iou_losses(bbox_reg[positive], distances[positive]) * weights).sum()
         loss_centerness = F.binary_cross_entropy_with_logits(centerness[positive, 0], weights, reduction="sum")
         if positive.numel() > 0:
             loss_reg, loss_centerness = loss_reg / weights.sum(), loss_centerness / positive.numel()
         return {
-            "loss_cls": losses.sum() / (positive.numel() + len(targets)),
+            "loss_cls": losses.sum() / (positive.numel() + num_images),
             "loss_reg": loss_reg,
             "loss_centerness": loss_centerness,
         }
@@ -133,9 +151,18 @@ class PlainLoss:
 def broadcast_targets(
     locations: Sequence[Tensor], ranges: Sequence[tuple[float, float]], targets: Sequence[BoxList]
 ) -> tuple[Tensor, Tensor]:
-    """`assign_targets` by comparing every location with every box of its image at once: (L, M, 4) distances."""
+    """Do the work of `assign_targets` by broadcasting every location against every box of its image.
+
+    Args:
+        locations: per level (L_l, 2), (x, y) in pixels.
+        ranges: per level (lowest, highest) largest distance in pixels.
+        targets: per image M boxes in pixels with field "labels".
+
+    Returns:
+        Labels (N, L) and distances (N, L, 4). The distances of an image to all its boxes, (L, M, 4), are in memory.
+    """
     points = torch.cat(list(locations))
-    limits = torch.cat([p.new_tensor(pair).expand(len(p), 2) for p, pair in zip(locations, ranges, strict=True)])
+    bounds = torch.cat([p.new_tensor(pair).expand(len(p), 2) for p, pair in zip(locations, ranges, strict=True)])
     labels, distances = [], []
     for target in targets:
         boxes, areas = target.bbox.to(points), target.area().to(points)
@@ -149,7 +176,7 @@ def broadcast_targets(
             dim=2,
         )
         largest = sides.max(dim=2).values
-        fits = (sides.min(dim=2).values > 0) & (largest >= limits[:, :1]) & (largest <= limits[:, 1:])
+        fits = (sides.min(dim=2).values > 0) & (largest >= bounds[:, :1]) & (largest <= bounds[:, 1:])
         area, index = areas.repeat(len(points), 1).masked_fill(~fits, torch.inf).min(dim=1)
         labels.append(target.get_field("labels").to(points.device)[index].masked_fill(area == torch.inf, 0))
         distances.append(sides[torch.arange(len(points), device=points.device), index])
@@ -157,7 +184,7 @@ def broadcast_targets(
 
 
 class PlainTrainingStep:
-    """One step of SGD in float32; called with (images, targets on their device), gives the losses."""
+    """A step of SGD in float32; a call with images and targets on one device returns the losses."""
 
     def __init__(self, model: Detector, optimizer: torch.optim.Optimizer) -> None:
         self.model = model
@@ -174,7 +201,7 @@ class PlainTrainingStep:
 
 @contextlib.contextmanager
 def unfolded() -> Iterator[None]:
-    """Within it, training folds no normalization into a convolution."""
+    """Keep normalizations out of convolutions in training inside the context."""
     with contextlib.ExitStack() as stack:
         for module in (conv_norm, fold_together):
             stack.enter_context(mock.patch.object(module, "has_fixed_statistics", lambda norm: False))
@@ -182,10 +209,11 @@ def unfolded() -> Iterator[None]:
 
 
 def make_plain(cfg: Config, detector: Detector) -> Detector:
-    """`detector` itself, its losses and its post-processing replaced by the plain ones."""
+    """Replace target assignment, loss and post-processing of `detector` by the plain versions; return `detector`."""
     fcos = cfg.MODEL.FCOS
     ranges = fcos.TARGET_ASSIGN or DEFAULT_RANGES[len(fcos.FPN_STRIDES)]
-    detector.rpn.loss = PlainLoss(ranges, fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
+    detector.rpn.assigner = PlainAssigner(fcos.FPN_STRIDES, ranges)
+    detector.rpn.loss = PlainLoss(fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
     detector.rpn.postprocess = PlainPostProcessor(
         fcos.INFERENCE_TH, fcos.PRE_NMS_TOP_N, fcos.NMS_TH, cfg.TEST.DETECTIONS_PER_IMG
     )
@@ -193,7 +221,7 @@ def make_plain(cfg: Config, detector: Detector) -> Detector:
 
 
 def make_plain_optimizer(cfg: Config, model: nn.Module) -> torch.optim.SGD:
-    """PyTorch's SGD with a group for each parameter."""
+    """Make PyTorch's SGD with one group per parameter."""
     solver = cfg.SOLVER
     groups = [
         {
@@ -208,5 +236,5 @@ def make_plain_optimizer(cfg: Config, model: nn.Module) -> torch.optim.SGD:
 
 
 def _rows(levels: Sequence[Tensor]) -> Tensor:
-    """Levels (N, C, H_l, W_l) to (N * L, C), image by image, finest level first."""
+    """Flatten levels (N, C, H_l, W_l) to (N * L, C), image by image, finest level first."""
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The published table of models beside the same columns measured here."""
+"""Measure test time and training memory of the models in the published table."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from benchmarks.training import training_subject
 
 
 class Published(NamedTuple):
-    """Test time an image in ms, and training memory in GB over 8 GPUs at 16 images."""
+    """Published test time in ms per image, and training memory in GB over 8 GPUs at 16 images."""
 
     test_ms: int
     training_gb: float
@@ -39,7 +39,7 @@ GPUS = 8
 
 
 def table(settings: Settings) -> list[Table]:
-    """All 13 models of the published table, test time and training memory beside the published ones."""
+    """Measure test time and training memory of the 13 published models, beside the published values."""
     rows = []
     for model, published in PUBLISHED.items():
         config = load_config(model, settings.device)
@@ -63,8 +63,8 @@ def table(settings: Settings) -> list[Table]:
             }
         )
     note = (
-        f"Published: ms an image in testing; training memory over {GPUS} GPUs at 16 images, here an eighth of it, so "
-        "of two images; the authors give one figure for each network. Plain and ours "
+        f"Published: ms per image in testing; an eighth of the training memory over {GPUS} GPUs at 16 images, so the "
+        "memory of two images; the authors give one figure per network. Plain and ours "
         f"({settings.precision}): {settings.device}, {settings.height}x{settings.width}, one image in testing, "
         f"{settings.train_batch} in training ({memory.label(settings.device)})."
     )

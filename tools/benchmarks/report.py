@@ -1,4 +1,4 @@
-"""Tables to read, to paste into Markdown, and as JSON."""
+"""Write tables as Markdown and as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Attributes:
-    title: what was measured.
-    note: on what, and what to know to read it.
-    rows: column to value, the same columns in each; None where there is nothing to say.
+    """A table of measurements.
+
+    Attributes:
+        title: name of the measurement.
+        note: sizes, device and the meaning of the columns.
+        rows: per row column to value, the same columns in each row; None is printed as "-".
     """
 
     title: str
@@ -25,7 +27,7 @@ class Table:
     rows: list[Row]
 
     def __str__(self) -> str:
-        """Markdown, aligned for reading as it is."""
+        """Return Markdown with aligned columns."""
         columns = list(self.rows[0])
         cells = [columns, *([_text(row[column]) for column in columns] for row in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
@@ -40,22 +42,22 @@ class Table:
 
 
 def milliseconds(timing: Timing) -> Row:
-    """Columns of a time: the median and the quartiles."""
+    """Return the columns of a time: the median and the quartiles."""
     return {"ms": 1e3 * timing.median, "25%": 1e3 * timing.lower, "75%": 1e3 * timing.upper}
 
 
 def images_per_second(timing: Timing, images: int) -> Row:
-    """Columns of a rate: that of the median time, and those of the slower and the faster quartile."""
+    """Return the columns of a rate: at the median time, and at the slower and the faster quartile."""
     return {"images/s": images / timing.median, "25%": images / timing.upper, "75%": images / timing.lower}
 
 
 def speedup(timings: Mapping[str, Timing], name: str, baselines: Sequence[str]) -> float:
-    """How many times as fast as the fastest of the baselines, by the medians."""
+    """Return the speed of `name` relative to the fastest of the baselines, by the medians."""
     return min(timings[baseline].median for baseline in baselines) / timings[name].median
 
 
 def write_json(path: Path, settings: Any, tables: Mapping[str, Sequence[Table]]) -> None:
-    """Machine, versions and command line, settings (a dataclass), and the tables by the name of their measure."""
+    """Write machine, versions, command line, settings (a dataclass) and the tables by the name of their measure."""
     content = {
         "environment": environment(),
         "settings": asdict(settings),
@@ -68,7 +70,7 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        # Three digits that count, of ratios near 1 two.
+        # Three significant digits, and two decimals from 0.1 to 10.
         decimals = next((n for n, least in enumerate((100, 10, 0.1)) if abs(value) >= least), None)
         return f"{value:.3g}" if decimals is None else f"{value:,.{decimals}f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

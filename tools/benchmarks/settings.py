@@ -1,4 +1,4 @@
-"""What a run of the benchmark measures on."""
+"""Settings of a benchmark run, with defaults per device."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ class Settings:
     """Sizes and repetitions, the same for every contender.
 
     Attributes:
-        device: where everything is measured.
-        models: names of files in configs/fcos, without their ending.
-        height, width: of the network's input in pixels, multiples of 32.
-        batch: images a batch where throughput and operators are measured.
-        train_batch: images a training step.
-        candidates: classes at locations that pass the score threshold, an image.
+        device: device of every measurement.
+        models: names of files in configs/fcos, without ".yaml".
+        height, width: size of the network's input in pixels, multiples of 32.
+        batch: images per batch for throughput, operators and the loader.
+        train_batch: images per training step.
+        candidates: class scores per image above the score threshold.
         rounds: measurements of each contender.
-        warmup: calls before the first.
-        precision: that of ours where one is measured, not all.
-        coco_scale: images of the annotation file and of the evaluation as a share of COCO's.
-        image_folder: JPEG files for the data loader; None: they are drawn.
+        warmup: calls of each contender before its first measurement.
+        precision: precision of ours in the measures that take only one precision.
+        coco_scale: size of the annotation file and of the evaluation, as a share of COCO's size.
+        image_folder: folder of JPEG files for the data loader; None to draw images.
     """
 
     device: torch.device
@@ -46,11 +46,11 @@ class Settings:
             require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
         require(0 < self.coco_scale <= 1, "--coco-scale", self.coco_scale, "a share, more than 0 and at most 1")
         if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device is cuda, but PyTorch finds no CUDA device; write --device cpu.")
+            raise InputError("--device is cuda, but PyTorch finds no CUDA device: write --device cpu.")
 
 
 def default_settings(device: str) -> dict:
-    """Arguments of `Settings` but the device: those of the published table on CUDA, minutes' worth on a CPU."""
+    """Return all settings except the device: sizes of the published table on CUDA, smaller sizes on a CPU."""
     shared = {"train_batch": 2, "candidates": 2000, "coco_scale": 1.0, "image_folder": None}
     models = ("fcos_R_50_5l_2x", "fcos_hrnet_w18_5l_2x", "fcos_hrnet_w32_5l_2x", "fcos_hrnet_w40_6l_3x")
     if torch.device(device).type == "cuda":

@@ -1,4 +1,4 @@
-"""Data sets of any size that nobody has to download: images, annotation files and detections, drawn from a seed."""
+"""Draw datasets of any size from a seed, without a download: images, annotation files and detections."""
 
 import json
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from fcos_core.structures.bounding_box import BoxList
 
 NUM_CLASSES = 80
 WIDTH, HEIGHT = 640, 480
-# Annotations are written in pieces of this many, so that the file need not fit into memory.
+# Number of annotations written at once, so that the file need not fit into memory.
 _PIECE = 10_000
 
 
 def draw_jpegs(folder: Path, count: int) -> list[Path]:
-    """JPEG files of 640x480 with photograph-like amounts of detail."""
+    """Write `count` JPEG files of 640x480 pixels with as much detail as photographs, and return their paths."""
     rng = np.random.default_rng(SEED)
     paths = []
     for number in range(count):
@@ -31,7 +31,7 @@ def draw_jpegs(folder: Path, count: int) -> list[Path]:
 
 
 def write_image_list(file: Path, images: list[Path]) -> None:
-    """A COCO file without annotations that lists image files by name."""
+    """Write a COCO file that lists `images` and has no annotations."""
     entries = []
     for number, path in enumerate(images, 1):
         with Image.open(path) as image:
@@ -40,7 +40,7 @@ def write_image_list(file: Path, images: list[Path]) -> None:
 
 
 def write_annotations(file: Path, images: int, boxes: int) -> None:
-    """A COCO file of 640x480 images, boxes on random ones, with polygons of as many points as COCO's."""
+    """Write a COCO file of 640x480 images and boxes on random images, with polygons as long as COCO's."""
     rng = np.random.default_rng(SEED)
     polygons = [json.dumps([rng.uniform(0, 480, 2 * n).round(2).tolist()]) for n in rng.integers(8, 40, 1000)]
     names = [{"id": i, "name": f"class {i}"} for i in range(1, NUM_CLASSES + 1)]
@@ -72,7 +72,7 @@ def _annotations(rng: np.random.Generator, start: int, count: int, images: int, 
 
 
 def draw_detections(truth: list[BoxList], count: int) -> list[BoxList]:
-    """`count` detections an image: each true box two times, moved a little, mostly with its label, and false ones."""
+    """Draw `count` detections per image: each true box twice, moved and mostly with its label, and false boxes."""
     rng = np.random.default_rng(SEED + 1)
     detections = []
     for target in truth:
@@ -93,7 +93,7 @@ def draw_detections(truth: list[BoxList], count: int) -> list[BoxList]:
 
 
 def _boxes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Corners and sides (N, 2) of boxes on a 640x480 image, sides from 8 pixels up, the small ones more often."""
+    """Draw corners and sides (N, 2) of boxes on a 640x480 image: sides from 8 pixels, small boxes more often."""
     extent = np.array([WIDTH, HEIGHT])
     sides = 8 * (extent / 16) ** rng.random((count, 2))
     return rng.random((count, 2)) * (extent - sides), sides

@@ -1,4 +1,4 @@
-"""Timing that waits for the device and lets contenders take turns."""
+"""Time contenders in turns, from an idle device to an idle device."""
 
 import math
 import time
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-# Calls of one measurement share a wait for the device only where a call is too short to be timed alone.
+# Most calls in one measurement. Calls are repeated only if a single call is too short to be timed.
 _MOST_REPEATS = 1000
-# Longer than the host takes to queue the calls of a measurement on the device, in cycles of its clock.
+# Cycles of the device's clock, longer than the host takes to queue the calls of a measurement.
 _HEAD_START = 40_000_000
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call, once for each round."""
+    """Seconds of one call, a value per round."""
 
     seconds: tuple[float, ...]
 
@@ -27,12 +27,12 @@ class Timing:
 
     @property
     def lower(self) -> float:
-        """The quartile that a quarter of the rounds were faster than."""
+        """Return the lower quartile; a quarter of the rounds were faster."""
         return float(np.quantile(self.seconds, 0.25))
 
     @property
     def upper(self) -> float:
-        """The quartile that a quarter of the rounds were slower than."""
+        """Return the upper quartile; a quarter of the rounds were slower."""
         return float(np.quantile(self.seconds, 0.75))
 
 
@@ -44,16 +44,17 @@ def interleave(
     least_seconds: float = 0.0,
     measure: Callable[[Callable[[], Any], torch.device, int], float] | None = None,
 ) -> dict[str, Timing]:
-    """Time contenders that take turns, so that whatever slows the machine down slows all of them.
+    """Time contenders in turns, so that a slow phase of the machine slows all of them.
 
-    After `warmup` calls each, every round runs every contender once, beginning with the next one each time.
+    After `warmup` calls of each contender, every round measures every contender once. Each round begins with the
+    next contender.
 
     Args:
-        contenders: by name.
-        device: that their work is queued on.
+        contenders: calls by name.
+        device: the device that runs the calls.
         rounds, warmup: at least 1 and 0.
-        least_seconds: shorter calls are repeated within a measurement until they take about as long together.
-        measure: (call, device, repeats) to seconds of all the repeats; `wall_seconds` without it.
+        least_seconds: a shorter call is repeated in a measurement until the repeats take about this long.
+        measure: maps (call, device, repeats) to the seconds of all repeats; None for `wall_seconds`.
     """
     measure = measure or wall_seconds
     for call in contenders.values():
@@ -72,7 +73,7 @@ def interleave(
 def wall_seconds(
     call: Callable[[], Any], device: torch.device, repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds of `repeats` calls, from an idle device to an idle device."""
+    """Return the seconds of `repeats` calls, from an idle device to an idle device."""
     synchronize(device)
     start = clock()
     for _ in range(repeats):
@@ -82,9 +83,9 @@ def wall_seconds(
 
 
 def cuda_seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Seconds that a CUDA device takes for `repeats` calls which the host has queued in advance.
+    """Return the seconds that a CUDA device takes for `repeats` calls that the host has queued in advance.
 
-    A call that waits for the device loses the advance: its time has the host's in it, as it has in use.
+    A call that waits for the device cannot be queued in advance, so its time includes the host's time.
     """
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     synchronize(device)
@@ -98,7 +99,7 @@ def cuda_seconds(call: Callable[[], Any], device: torch.device, repeats: int) ->
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until everything queued on `device` is done."""
+    """Wait until `device` has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""Training steps: images a second and peak memory."""
+"""Measure training steps: images per second and peak memory."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from fcos_core.modeling.detector import Detector
 from fcos_core.structures.bounding_box import BoxList
 
 BOXES_PER_IMAGE = 8  # COCO has 7.3
-# So small that random weights do not run away over the rounds.
+# Small, so that random weights do not diverge over the rounds.
 LEARNING_RATE = ("SOLVER.BASE_LR", 1e-7)
 OURS = {
     "ours float32": ("SOLVER.PRECISION", "float32"),
@@ -26,10 +26,10 @@ OURS_COMPILED = {"ours bfloat16 compiled": ("SOLVER.PRECISION", "bfloat16", "SOL
 
 
 def training(settings: Settings) -> list[Table]:
-    """Training steps: images a second and peak memory."""
+    """Measure training steps: images per second and peak memory."""
     rows = []
     for model in settings.models:
-        torch.compiler.reset()  # it compiles a module's code only so many times in one process
+        torch.compiler.reset()  # torch.compile recompiles a module's code a limited number of times per process
         makers = _makers(settings, model)
         plain = contenders.plain_names(settings.device)
         peaks = {name: memory.measure_memory(make, settings.device).peak for name, make in makers.items()}
@@ -55,7 +55,7 @@ def training(settings: Settings) -> list[Table]:
 
 
 def training_subject(settings: Settings, model: str) -> tuple[Config, Detector, Tensor, list[BoxList]]:
-    """A config, its detector, images (N, 3, H, W) in 0..1 and boxes on them."""
+    """Make a config, its detector, images (N, 3, H, W) in 0..1 and boxes per image."""
     config = load_config(model, settings.device, *LEARNING_RATE)
     images = make_images(settings.train_batch, settings.height, settings.width, settings.device)
     detector = make_detector(config, images, settings.candidates)
@@ -66,9 +66,9 @@ def training_subject(settings: Settings, model: str) -> tuple[Config, Detector, 
 
 
 def _makers(settings: Settings, model: str) -> dict[str, Callable[[], contenders.Call]]:
-    """By name, functions that build a contender and give its step."""
+    """Return functions that build the step of each contender, by name."""
     config, detector, images, targets = training_subject(settings, model)
-    # Compiling HRNet's backward pass takes a CPU longer than anything here.
+    # On a CPU, compiling HRNet's backward pass takes longer than all measurements together.
     options = OURS | OURS_COMPILED if settings.device.type == "cuda" else OURS
     makers = contenders.plain_training(config, detector, images, targets)
     for name, opts in options.items():

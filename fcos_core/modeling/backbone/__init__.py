@@ -1,4 +1,8 @@
-"""Networks from images to features. Importing the package imports each of its files, which registers their builders."""
+"""Backbones: networks from images to feature levels.
+
+Each file of this package registers its own builders. Importing the package imports all files, so a new file needs no
+entry elsewhere.
+"""
 
 import importlib
 import pkgutil

@@ -5,45 +5,44 @@ from collections import OrderedDict
 from torch import nn
 
 from fcos_core.config import Config
-from fcos_core.errors import InputError
+from fcos_core.errors import InputError, require
 from fcos_core.modeling.registry import BACKBONES
 
 
 def build_backbone(cfg: Config) -> nn.Module:
-    """The backbone and neck that MODEL.BACKBONE.CONV_BODY names.
+    """Build the backbone and neck that MODEL.BACKBONE.CONV_BODY names.
 
     Raises:
-        InputError: an unknown name, or settings that do not fit each other.
+        InputError: the name is unknown or not built yet, or its settings contradict each other.
     """
-    backbone = BACKBONES.build(cfg.MODEL.BACKBONE.CONV_BODY, cfg)
-    strides = list(cfg.MODEL.FCOS.FPN_STRIDES)
-    if strides != list(backbone.strides):
+    name, strides = cfg.MODEL.BACKBONE.CONV_BODY, list(cfg.MODEL.FCOS.FPN_STRIDES)
+    if name == "MNV2-FPN-RETINANET":
         raise InputError(
-            f"MODEL.FCOS.FPN_STRIDES is {strides}, but {cfg.MODEL.BACKBONE.CONV_BODY} with these settings has "
-            f"levels of strides {list(backbone.strides)}."
+            f"The MobileNetV2 backbone (MODEL.BACKBONE.CONV_BODY '{name}') is not built yet. "
+            f"Choose one of {', '.join(BACKBONES)}."
         )
+    backbone = BACKBONES.build(name, cfg)
+    expected = list(backbone.strides)
+    wanted = f"{expected}, the strides of the levels of {name} with these settings"
+    require(strides == expected, "MODEL.FCOS.FPN_STRIDES", strides, wanted)
     return backbone
 
 
 def body_with_neck(body: nn.Module, neck: nn.Module) -> nn.Sequential:
-    """Body and neck as one module that publishes the neck's `out_channels` and `strides`."""
+    """Join body and neck in one module that publishes the neck's `out_channels`, `strides` and `level_sizes`."""
     model = nn.Sequential(OrderedDict([("body", body), ("fpn", neck)]))
     model.out_channels, model.strides = neck.out_channels, neck.strides
+    if hasattr(neck, "level_sizes"):
+        model.level_sizes = neck.level_sizes
     return model
 
 
 def num_levels(cfg: Config) -> int:
-    """Return the number of levels that MODEL.FCOS.FPN_STRIDES names, 5 or 6.
+    """Return the number of levels in MODEL.FCOS.FPN_STRIDES, 5 or 6.
 
     Raises:
-        InputError: it names another number.
+        InputError: MODEL.FCOS.FPN_STRIDES has another number of levels.
     """
-    count = len(cfg.MODEL.FCOS.FPN_STRIDES)
-    if count not in (5, 6):
-        raise InputError(f"MODEL.FCOS.FPN_STRIDES must name 5 or 6 levels; it names {count}.")
-    return count
-
-
-@BACKBONES.register("MNV2-FPN-RETINANET")
-def build_mobilenet_fpn(cfg: Config) -> nn.Module:
-    raise InputError("The MobileNetV2 backbone (MODEL.BACKBONE.CONV_BODY 'MNV2-FPN-RETINANET') is not built yet.")
+    strides = list(cfg.MODEL.FCOS.FPN_STRIDES)
+    require(len(strides) in (5, 6), "MODEL.FCOS.FPN_STRIDES", strides, "the strides of 5 or 6 levels")
+    return len(strides)

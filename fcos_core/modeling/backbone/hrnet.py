@@ -23,16 +23,13 @@ from fcos_core.utils.streams import parallel
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, norm: type[nn.Module], relu: bool
 ) -> ConvNorm:
-    """Convolution padded to keep the size, BatchNorm and, if `relu`, ReLU."""
-    layers = [
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
-        norm(out_channels),
-    ]
-    return ConvNorm(*layers, nn.ReLU(inplace=True)) if relu else ConvNorm(*layers)
+    """Make a convolution padded to keep the size, followed by BatchNorm and, if `relu`, ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+    return ConvNorm(conv, norm(out_channels), *([nn.ReLU(inplace=True)] if relu else []))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with an identity shortcut; `channels` in and out."""
+    """Two 3x3 convolutions with an identity shortcut, from `channels` to `channels`."""
 
     def __init__(self, channels: int, norm: type[nn.Module]) -> None:
         super().__init__()
@@ -47,7 +44,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut; `in_channels` to 4 * `width`."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut, from `in_channels` to 4 * `width` channels."""
 
     def __init__(self, in_channels: int, width: int, norm: type[nn.Module]) -> None:
         super().__init__()
@@ -70,11 +67,12 @@ class Bottleneck(nn.Module):
 
 
 class HighResolutionModule(nn.Module):
-    """Parallel branches of residual blocks, then every branch summed into every other.
+    """Parallel branches of residual blocks, followed by a fusion that sums all branches into each branch.
 
     Args:
-        channels: of each branch, finest first; each is half the size of the one before.
-        num_blocks: basic blocks a branch.
+        channels: channels of each branch, finest first. Each branch has half the height and width of the branch
+            before it.
+        num_blocks: basic blocks in each branch.
         norm: BatchNorm class.
     """
 
@@ -90,7 +88,7 @@ class HighResolutionModule(nn.Module):
 
     @staticmethod
     def _fuse_layer(channels: Sequence[int], j: int, i: int, norm: type[nn.Module]) -> nn.Module:
-        """What carries branch j into branch i."""
+        """Make the layers that bring branch j to the size and channels of branch i."""
         if j == i:
             return nn.Identity()
         if j > i:
@@ -111,15 +109,19 @@ class HighResolutionModule(nn.Module):
 
 
 class HighResolutionNet(nn.Module):
-    """HRNetV2 body: a high-resolution branch throughout, lower ones joining stage by stage.
+    """HRNetV2 body: one high-resolution branch through all stages; later stages add coarser branches.
 
     Args:
         width: channels of the finest branch; branch i has width * 2^i.
-        num_modules, num_branches, num_blocks: for stages 1 to 4; at most one branch joins a stage.
-        stem_channels, stage1_channels: of the stem and of the bottlenecks of stage 1.
-        train_norm: BatchNorms follow train(); otherwise their statistics stay fixed, their affine part trained.
-        norm: BatchNorm class, `nn.BatchNorm2d` or one over processes.
-        checkpointed: stages, of 1 to 4, whose blocks and modules are run again in the backward pass rather than kept.
+        num_modules, num_branches, num_blocks: modules in a row, branches, and blocks in each branch of a module, for
+            stages 1 to 4. A stage has at most one branch more than the stage before it.
+        stem_channels: channels of the two stem convolutions.
+        stage1_channels: width of the bottlenecks of stage 1.
+        train_norm: use and update batch statistics in training. If False, the statistics stay fixed and only the
+            scale and bias are trained.
+        norm: BatchNorm class, such as `nn.BatchNorm2d` or `nn.SyncBatchNorm`.
+        checkpointed: stages (1 to 4) whose blocks or modules run again in the backward pass instead of keeping
+            activations.
     """
 
     def __init__(
@@ -140,9 +142,8 @@ class HighResolutionNet(nn.Module):
         self.bn1 = norm(stem_channels)
         self.conv2 = nn.Conv2d(stem_channels, stem_channels, 3, stride=2, padding=1, bias=False)
         self.bn2 = norm(stem_channels)
-        blocks = [Bottleneck(stem_channels, stage1_channels, norm)]
-        for _ in range(num_modules[0] * num_blocks[0] - 1):
-            blocks.append(Bottleneck(4 * stage1_channels, stage1_channels, norm))
+        block_inputs = [stem_channels] + [4 * stage1_channels] * (num_modules[0] * num_blocks[0] - 1)
+        blocks = [Bottleneck(channels, stage1_channels, norm) for channels in block_inputs]
         self.layer1 = Stage(*blocks, checkpointed=1 in checkpointed)
         channels = [4 * stage1_channels]
         for stage in (1, 2, 3):
@@ -154,7 +155,7 @@ class HighResolutionNet(nn.Module):
         self.strides = tuple(4 * 2**i for i in range(len(channels)))
 
     def _transition(self, before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
-        """Branches of a stage from those of the stage before; a new one comes from the last."""
+        """Make the layers between two stages; a new branch starts from the coarsest branch of the stage before."""
         layers = nn.ModuleList()
         for i, channels in enumerate(after):
             if i == len(before):
@@ -174,7 +175,7 @@ class HighResolutionNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) to the branches (N, width * 2^i, H / (4 * 2^i), W / (4 * 2^i))."""
+        """Return the branches of images (N, 3, H, W), each (N, width * 2^i, H / (4 * 2^i), W / (4 * 2^i))."""
         x = conv_norm(x, self.conv1, self.bn1, relu=True)
         x = conv_norm(x, self.conv2, self.bn2, relu=True)
         features = [self.layer1(x)]
@@ -188,6 +189,11 @@ class HighResolutionNet(nn.Module):
 
 @BACKBONES.register("HRNET", "HRNET-W18", "HRNET-W32", "HRNET-W40", "HRNET-W48")
 def build_hrnet_hrfpn(cfg: Config) -> nn.Module:
+    """Build an HRNet with an HRFPN.
+
+    Raises:
+        InputError: the width or the number of levels cannot be used.
+    """
     hrnet = cfg.MODEL.HRNET
     body = HighResolutionNet(
         width=_width(cfg),
@@ -207,18 +213,18 @@ def build_hrnet_hrfpn(cfg: Config) -> nn.Module:
 def _norm(cfg: Config) -> type[nn.Module]:
     if not cfg.MODEL.SYNCBN:
         return nn.BatchNorm2d
-    # PyTorch's own is fused, for GPUs alone.
+    # PyTorch's SyncBatchNorm is a fused kernel that only GPUs have.
     return SyncBatchNorm if cfg.MODEL.DEVICE == "cpu" else nn.SyncBatchNorm
 
 
 def _width(cfg: Config) -> int:
     name, width = cfg.MODEL.BACKBONE.CONV_BODY, cfg.MODEL.HRNET.WIDTH
-    named = re.search(r"-W(\d+)$", name)
-    if named and width not in (0, int(named[1])):
+    in_name = re.search(r"-W(\d+)$", name)
+    if in_name and width not in (0, int(in_name[1])):
         raise InputError(
-            f"MODEL.HRNET.WIDTH is {width}, but MODEL.BACKBONE.CONV_BODY is '{name}'; use 'HRNET' for a width of "
-            "your own."
+            f"MODEL.HRNET.WIDTH is {width}, but MODEL.BACKBONE.CONV_BODY is '{name}'. Leave WIDTH out, or write "
+            "CONV_BODY 'HRNET' to choose the width."
         )
-    if not named and width < 1:
+    if not in_name and width < 1:
         raise InputError("MODEL.BACKBONE.CONV_BODY 'HRNET' needs MODEL.HRNET.WIDTH, such as 18.")
-    return int(named[1]) if named else width
+    return int(in_name[1]) if in_name else width

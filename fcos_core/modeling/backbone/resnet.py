@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt as Caffe2 has them (He et al. 2016, table 1; Xie et al. 2017)."""
+"""ResNet and ResNeXt with Caffe2's layout (He et al. 2016, table 1; Xie et al. 2017)."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcos_core.config import Config
-from fcos_core.errors import InputError
+from fcos_core.errors import InputError, require
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.modeling.backbone.build import body_with_neck, num_levels
@@ -18,14 +18,14 @@ BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Convolution without bias, padded to keep the size, started kaiming uniform (a=1)."""
+    """Make a convolution without bias, padded to keep the size, with kaiming uniform (a=1) weights."""
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
     nn.init.kaiming_uniform_(layer.weight, a=1)
     return layer
 
 
 class Stem(nn.Module):
-    """Images (N, 3, H, W) to (N, 64, H/4, W/4)."""
+    """7x7 convolution and max pooling: images (N, 3, H, W) to (N, 64, H/4, W/4)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,9 +41,10 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut.
 
     Args:
-        in_channels, width, out_channels: channels before, inside and after.
-        stride: of the first 1x1 when `stride_in_1x1`, else of the 3x3.
-        groups: of the 3x3.
+        in_channels, width, out_channels: channels of the input, of the 3x3 convolution and of the output.
+        stride: stride of the block.
+        stride_in_1x1: put `stride` in the first 1x1 convolution instead of the 3x3.
+        groups: groups of the 3x3 convolution.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class ResNet(nn.Module):
 
     Args:
         depth: 50 or 101.
-        num_groups, width_per_group: of the 3x3 convolutions of stage 1; the width doubles every stage.
-        stride_in_1x1: stage strides lie in the first 1x1 rather than in the 3x3.
-        freeze_at: parts whose parameters are not trained: 1 the stem, 2 stage 1 too, ...
-        checkpointed: stages, of 1 to 4, whose blocks are run again in the backward pass rather than kept.
+        num_groups, width_per_group: groups, and channels per group, of the 3x3 convolutions of stage 1. Each later
+            stage has twice the width of the stage before it.
+        stride_in_1x1: put the stride of a stage in the first 1x1 convolution instead of the 3x3.
+        freeze_at: number of parts, from the input on, that are not trained: 1 the stem, 2 the stem and stage 1, ...
+        checkpointed: stages (1 to 4) whose blocks run again in the backward pass instead of keeping activations.
     """
 
     out_channels = (256, 512, 1024, 2048)
@@ -110,7 +112,7 @@ class ResNet(nn.Module):
         return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) to [C2, C3, C4, C5], C_i of shape (N, 64 * 2^i, H / 2^i, W / 2^i)."""
+        """Return [C2, C3, C4, C5] of images (N, 3, H, W); C_i has shape (N, 64 * 2^i, H / 2^i, W / 2^i)."""
         x = self.stem(x)
         features = []
         for stage in self._stages():
@@ -121,11 +123,15 @@ class ResNet(nn.Module):
 
 @BACKBONES.register("R-50-FPN-RETINANET", "R-101-FPN-RETINANET")
 def build_resnet_fpn(cfg: Config) -> nn.Module:
+    """Build a ResNet or ResNeXt with an FPN.
+
+    Raises:
+        InputError: an option is not built yet, or the number of levels is not 5 or 6.
+    """
     resnets = cfg.MODEL.RESNETS
     if any(resnets.STAGE_WITH_DCN) or resnets.WITH_MODULATED_DCN or resnets.DEFORMABLE_GROUPS != 1:
         raise InputError("Deformable convolutions (MODEL.RESNETS.STAGE_WITH_DCN) are not built yet.")
-    if cfg.MODEL.RETINANET.USE_C5:
-        raise InputError("P6 is made from P5 alone: set MODEL.RETINANET.USE_C5 False.")
+    require(not cfg.MODEL.RETINANET.USE_C5, "MODEL.RETINANET.USE_C5", True, "False; P6 is always computed from P5")
     body = ResNet(
         depth=int(cfg.MODEL.BACKBONE.CONV_BODY.split("-")[1]),
         num_groups=resnets.NUM_GROUPS,

@@ -1,21 +1,23 @@
-"""Blocks of a backbone that are run, and if need be run again, one after another."""
+"""Sequence of backbone blocks with optional activation checkpointing."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fcos_core.layers.fold_together import folded_together
 
+Features = TypeVar("Features", Tensor, list[Tensor])
+
 
 class Stage(nn.Sequential):
-    """Blocks in a row; `nn.Sequential`'s keys.
+    """Sequence of blocks, with the state-dict keys of `nn.Sequential`.
 
     Args:
-        blocks: each takes what the one before gives.
-        checkpointed: of each block only the input is kept for the backward pass, which runs the block a second time
+        blocks: modules; each takes the output of the block before it.
+        checkpointed: keep only the input of each block for the backward pass, which then runs the block a second time
             (Chen et al. 2016, arXiv:1604.06174).
     """
 
@@ -23,19 +25,19 @@ class Stage(nn.Sequential):
         super().__init__(*blocks)
         self.checkpointed = checkpointed
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Features) -> Features:
         if not torch.is_grad_enabled():
             return super().forward(x)
         if not self.checkpointed:
             return _run(super().forward, self, x)
         for block in self:
-            # Nothing in a backbone is drawn at random.
+            # Backbones draw no random numbers, so the second run needs no saved random state.
             x = checkpoint(_run, block, block, x, use_reentrant=False, preserve_rng_state=False)
         return x
 
 
-def _run(function: Callable[[Any], Any], module: nn.Module, x: Any) -> Any:
-    """`function`(x), which runs `module`."""
+def _run(function: Callable[[Features], Features], module: nn.Module, x: Features) -> Features:
+    """Return `function(x)`, a run of `module`, with the norms of `module` folded together."""
     if torch.compiler.is_compiling():
         return function(x)
     with folded_together(module):

@@ -1,0 +1,1 @@
+"""FCOS: head, training targets, losses and detections."""

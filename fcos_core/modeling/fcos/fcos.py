@@ -1,4 +1,4 @@
-"""FCOS on the features of a backbone: head, then losses or detections."""
+"""FCOS on the features of a backbone: head outputs to losses or detections."""
 
 from collections.abc import Sequence
 
@@ -10,24 +10,27 @@ from fcos_core.modeling.fcos.head import FCOSHead
 from fcos_core.modeling.fcos.locations import compute_locations
 from fcos_core.modeling.fcos.loss import FCOSLoss
 from fcos_core.modeling.fcos.postprocess import FCOSPostProcessor
-from fcos_core.modeling.fcos.targets import DEFAULT_RANGES
+from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, AssignedTargets, TargetAssigner
 from fcos_core.structures.bounding_box import BoxList
 
 
 class FCOS(nn.Module):
-    """Head, loss and post-processing.
+    """Head, target assignment, loss and post-processing.
 
     Args:
-        head: gives (class logits, box regression, centerness), lists over the levels.
-        strides: pixels a cell of each level.
-        loss: losses of head outputs against targets.
+        head: levels to (class logits, distances, centerness logits), lists over the levels.
+        assigner: boxes to training targets; its strides are the strides of the levels.
+        loss: head outputs and training targets to losses.
         postprocess: head outputs to detections.
     """
 
-    def __init__(self, head: nn.Module, strides: Sequence[int], loss: FCOSLoss, postprocess: FCOSPostProcessor) -> None:
+    def __init__(
+        self, head: nn.Module, assigner: TargetAssigner, loss: FCOSLoss, postprocess: FCOSPostProcessor
+    ) -> None:
         super().__init__()
         self.head = head
-        self.strides = tuple(strides)
+        self.assigner = assigner
+        self.strides = assigner.strides
         self.loss = loss
         self.postprocess = postprocess
 
@@ -35,22 +38,20 @@ class FCOS(nn.Module):
         self,
         features: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
-        targets: Sequence[BoxList] | None = None,
-        batch_targets: Sequence[BoxList] | None = None,
+        targets: AssignedTargets | None = None,
     ) -> dict[str, Tensor] | list[BoxList]:
-        """Losses when `targets` are given, otherwise detections; see `FCOSLoss` and `FCOSPostProcessor`."""
+        """Return losses if `targets` are given, otherwise detections; see `FCOSLoss` and `FCOSPostProcessor`."""
         outputs = self.head(features)
-        locations = compute_locations(features, self.strides)
         if targets is not None:
-            return self.loss(locations, *outputs, targets, batch_targets)
-        return self.postprocess(locations, *outputs, image_sizes)
+            return self.loss(*outputs, targets)
+        return self.postprocess(compute_locations(features, self.strides), *outputs, image_sizes)
 
 
 def build_fcos(cfg: Config, in_channels: int) -> FCOS:
-    """FCOS as MODEL.FCOS says, on levels of `in_channels` channels.
+    """Build FCOS as MODEL.FCOS describes it, on levels of `in_channels` channels.
 
     Raises:
-        InputError: settings that do not fit each other or are not built yet.
+        InputError: a setting does not fit another one or is not built yet.
     """
     fcos = cfg.MODEL.FCOS
     later = {
@@ -66,7 +67,8 @@ def build_fcos(cfg: Config, in_channels: int) -> FCOS:
     require(in_channels % 32 == 0, "The neck's number of output channels", in_channels, "a multiple of 32")
     num_levels = len(fcos.FPN_STRIDES)
     ranges = fcos.TARGET_ASSIGN or DEFAULT_RANGES[num_levels]
+    assigner = TargetAssigner(fcos.FPN_STRIDES, [(lowest, highest) for lowest, highest in ranges])
     head = FCOSHead(in_channels, fcos.NUM_CLASSES - 1, num_levels, fcos.NUM_CONVS, fcos.PRIOR_PROB)
-    loss = FCOSLoss([tuple(limits) for limits in ranges], fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
+    loss = FCOSLoss(fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)
     postprocess = FCOSPostProcessor(fcos.INFERENCE_TH, fcos.PRE_NMS_TOP_N, fcos.NMS_TH, cfg.TEST.DETECTIONS_PER_IMG)
-    return FCOS(head, fcos.FPN_STRIDES, loss, postprocess)
+    return FCOS(head, assigner, loss, postprocess)

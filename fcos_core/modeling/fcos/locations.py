@@ -1,4 +1,4 @@
-"""Where on the image each cell of a feature map stands."""
+"""Locations: the cells of all feature maps in order, and their positions on the image."""
 
 from collections.abc import Sequence
 
@@ -7,25 +7,42 @@ from torch import Tensor
 
 
 def compute_locations(features: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
-    """Locations of every level (FCOS, sec. 3.1).
+    """Return the locations of every level (FCOS, sec. 3.1), see `level_locations`.
 
     Args:
-        features: levels (N, C, H_l, W_l), for their size, dtype and device; half types give float32, which
-            holds coordinates and areas that they do not.
-        strides: pixels a cell of each level.
+        features: levels (N, C, H_l, W_l), which give sizes, dtype and device.
+        strides: distance between neighbouring cells of each level in pixels.
 
     Returns:
-        Per level (H_l * W_l, 2), row by row: (x * stride + stride // 2, y * stride + stride // 2) in pixels.
+        (H_l * W_l, 2) per level.
     """
-    return [_level_locations(feature, stride) for feature, stride in zip(features, strides, strict=True)]
+    return [
+        level_locations(feature.shape[-2:], stride, feature.dtype, feature.device)
+        for feature, stride in zip(features, strides, strict=True)
+    ]
 
 
-def _level_locations(feature: Tensor, stride: int) -> Tensor:
-    height, width = feature.shape[-2:]
-    dtype = torch.promote_types(feature.dtype, torch.float32)
-    ys, xs = (
-        torch.arange(0, side * stride, stride, dtype=dtype, device=feature.device) + stride // 2
-        for side in (height, width)
-    )
+def level_locations(size: Sequence[int], stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the position (x * stride + stride // 2, y * stride + stride // 2) in pixels of each cell (x, y).
+
+    Args:
+        size: (H, W) of the level.
+        stride: distance between neighbouring cells in pixels.
+        dtype: dtype of the features; half types give float32, as they cannot hold coordinates and areas exactly.
+        device: device of the locations.
+
+    Returns:
+        (H * W, 2), row by row.
+    """
+    dtype = torch.promote_types(dtype, torch.float32)
+    ys, xs = (torch.arange(0, side * stride, stride, dtype=dtype, device=device) + stride // 2 for side in size)
     ys, xs = torch.meshgrid(ys, xs, indexing="ij")
     return torch.stack([xs.reshape(-1), ys.reshape(-1)], dim=1)
+
+
+def by_location(levels: Sequence[Tensor]) -> Tensor:
+    """Return levels (N, C, H_l, W_l) as (N, L, C), finest level first, row by row.
+
+    Channels-last levels are laid out like that already.
+    """
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)

@@ -6,79 +6,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fcos_core.errors import InputError
 from fcos_core.layers.iou_loss import iou_losses
 from fcos_core.layers.own_dtype import without_autocast
 from fcos_core.layers.sigmoid_focal_loss import SigmoidFocalLoss
-from fcos_core.modeling.fcos.targets import assign_targets, centerness_targets
-from fcos_core.structures.bounding_box import BoxList
-from fcos_core.utils import comm
+from fcos_core.modeling.fcos.locations import by_location
+from fcos_core.modeling.fcos.targets import AssignedTargets
 
 
 class FCOSLoss:
     """Focal loss on classes, IoU loss on boxes weighted by centerness, cross-entropy on centerness.
 
-    Normalizers are sums over all processes, so that the gradients which DistributedDataParallel averages are
-    those of the whole batch.
-
     Args:
-        ranges: per level (lowest, highest) largest distance in pixels.
-        gamma, alpha: of the focal loss.
+        gamma, alpha: focusing exponent and weight of the positives of the focal loss.
     """
 
-    def __init__(self, ranges: Sequence[tuple[float, float]], gamma: float, alpha: float) -> None:
-        self.ranges = ranges
+    def __init__(self, gamma: float, alpha: float) -> None:
         self.focal_loss = SigmoidFocalLoss(gamma, alpha)
 
     def __call__(
         self,
-        locations: Sequence[Tensor],
         logits: Sequence[Tensor],
         bbox_reg: Sequence[Tensor],
         centerness: Sequence[Tensor],
-        targets: Sequence[BoxList],
-        batch_targets: Sequence[BoxList] | None = None,
+        targets: AssignedTargets,
     ) -> dict[str, Tensor]:
-        """Scalar losses `loss_cls`, `loss_reg` and `loss_centerness`, in float32 or more.
+        """Return scalar losses `loss_cls`, `loss_reg` and `loss_centerness`, in float32 or more.
 
         Args:
-            locations: per level (L_l, 2), (x, y) in pixels.
-            logits, bbox_reg, centerness: the head's outputs.
-            targets: per image, boxes in pixels with field "labels", (M,) int64, 1-based.
-            batch_targets: those of all images that this process adds gradients of before a step, where
-                `targets` are only a part of them; losses of the parts then sum up to those of the whole.
-        """
-        with without_autocast(locations[0]):
-            return self._losses(locations, logits, bbox_reg, centerness, targets, batch_targets)
+            logits, bbox_reg, centerness: outputs of the head.
+            targets: targets of these images. Losses of the parts of a batch add up to the losses of the whole batch.
 
-    def _losses(
-        self,
-        locations: Sequence[Tensor],
-        logits: Sequence[Tensor],
-        bbox_reg: Sequence[Tensor],
-        centerness: Sequence[Tensor],
-        targets: Sequence[BoxList],
-        batch_targets: Sequence[BoxList] | None,
-    ) -> dict[str, Tensor]:
-        labels, distances, weights = self._assign(locations, targets)
-        num_positive, num_images, total_weight = self._normalizers(locations, labels, weights, targets, batch_targets)
-        # Background stays in the sums, as right with weight 0: to leave it out, the host would have to wait for the
-        # device to know how many positives there are.
-        positive = labels.flatten() > 0
-        predicted = torch.where(positive[:, None], _by_location(bbox_reg), distances)
-        predicted_centerness = torch.where(positive, _by_location(centerness).squeeze(1).to(weights.dtype), 0)
-        loss_reg = (iou_losses(predicted, distances) * weights).sum()
-        loss_centerness = F.binary_cross_entropy_with_logits(
-            predicted_centerness, weights, weight=positive.to(weights.dtype), reduction="sum"
-        )
-        return {
-            "loss_cls": self._classification(logits, labels, 1 / (num_positive + num_images)),
-            # without positives the sums are 0 and stay connected to the graph
-            "loss_reg": loss_reg / _or_one(total_weight),
-            "loss_centerness": loss_centerness / _or_one(num_positive),
-        }
+        Raises:
+            InputError: the levels have other sizes than the targets.
+        """
+        _check_level_sizes(logits, targets)
+        with without_autocast(logits[0]):
+            normalizers = targets.normalizers
+            loss_cls = self._classification(logits, targets.labels, 1 / (normalizers.positives + normalizers.images))
+            # Background locations stay in the sums with weight 0, as if predicted correctly: to leave them out, the
+            # host would have to wait until the device knows how many locations are positive.
+            positive = targets.labels > 0
+            predicted = torch.where(positive[..., None], by_location(bbox_reg), targets.distances)
+            loss_reg = (iou_losses(predicted, targets.distances) * targets.centerness).sum()
+            dtype = targets.centerness.dtype
+            predicted_centerness = torch.where(positive, by_location(centerness).squeeze(2).to(dtype), 0)
+            loss_centerness = F.binary_cross_entropy_with_logits(
+                predicted_centerness, targets.centerness, weight=positive.to(dtype), reduction="sum"
+            )
+            return {
+                "loss_cls": loss_cls,
+                # Without positives the sums are 0 and stay connected to the graph.
+                "loss_reg": loss_reg / _or_one(normalizers.centerness),
+                "loss_centerness": loss_centerness / _or_one(normalizers.positives),
+            }
 
     def _classification(self, logits: Sequence[Tensor], labels: Tensor, scale: Tensor) -> Tensor:
-        """Focal loss of labels (N, L), summed level by level: of a channels_last level no copy is made."""
+        """Sum the focal loss of labels (N, L) level by level, so that channels-last levels are not copied."""
         parts = labels.split([level.shape[-2:].numel() for level in logits], dim=1)
         losses = [
             self.focal_loss(level.permute(0, 2, 3, 1).flatten(0, 2), part.flatten(), scale)
@@ -86,34 +70,15 @@ class FCOSLoss:
         ]
         return torch.stack(losses).sum()
 
-    def _assign(self, locations: Sequence[Tensor], targets: Sequence[BoxList]) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels (N, L), distances (N * L, 4), 1 for background, and centerness targets (N * L,), 0 for it."""
-        labels, distances = assign_targets(locations, self.ranges, targets)
-        positive = labels.flatten() > 0
-        distances = torch.where(positive[:, None], distances.flatten(0, 1), 1)
-        return labels, distances, centerness_targets(distances) * positive
 
-    def _normalizers(
-        self,
-        locations: Sequence[Tensor],
-        labels: Tensor,
-        weights: Tensor,
-        targets: Sequence[BoxList],
-        batch_targets: Sequence[BoxList] | None,
-    ) -> Tensor:
-        """(3,): positives, images and centerness of the whole batch, each divided by the number of processes."""
-        if batch_targets is not None:
-            targets = batch_targets
-            labels, _, weights = self._assign(locations, targets)
-        num_positive = (labels > 0).sum().to(weights.dtype)
-        own = torch.stack([num_positive, weights.new_full((), len(targets)), weights.sum()])
-        return comm.all_reduce_sum(own) / comm.get_world_size()
-
-
-def _by_location(levels: Sequence[Tensor]) -> Tensor:
-    """Levels (N, C, H_l, W_l) to (N * L, C), image by image, finest level first, row by row."""
-    flat = torch.cat([level.flatten(2) for level in levels], dim=2)
-    return flat.transpose(1, 2).reshape(-1, flat.shape[1])
+def _check_level_sizes(levels: Sequence[Tensor], targets: AssignedTargets) -> None:
+    sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+    if sizes != targets.level_sizes:
+        raise InputError(
+            f"The backbone gives levels of (height, width) {sizes}, but targets were assigned to levels of "
+            f"{targets.level_sizes}. The backbone needs a method level_sizes(height, width) that returns the sizes "
+            "of its levels for padded images of this size."
+        )
 
 
 def _or_one(normalizer: Tensor) -> Tensor:

@@ -1,13 +1,19 @@
-"""Which box each location is trained on (FCOS, sec. 3.1 and 3.2)."""
+"""Training targets: the box that each location is trained on (FCOS, sec. 3.1 and 3.2)."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fcos_core.layers import _operators  # noqa: F401  registers torch.ops.fcos_core
+from fcos_core.layers.assign_targets import assign_targets as assign_targets_operator
+from fcos_core.modeling.fcos.locations import level_locations
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils import comm
 
 DEFAULT_RANGES = {
     5: ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 100000000)),
@@ -15,35 +21,117 @@ DEFAULT_RANGES = {
 }
 
 
+class Normalizers(NamedTuple):
+    """Sums over the whole batch, divided by the number of processes that share the batch.
+
+    DistributedDataParallel averages gradients over the processes; with these normalizers, the average is the gradient
+    of the whole batch.
+
+    Attributes:
+        positives, images: numbers of locations that have a box and of images, scalars.
+        centerness: sum of the centerness targets, scalar.
+    """
+
+    positives: Tensor
+    images: Tensor
+    centerness: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AssignedTargets:
+    """Targets of every location of N images, or of some images of a batch. L counts the locations of all levels.
+
+    Attributes:
+        level_sizes: (height, width) of each level, finest first.
+        labels: (N, L) int64, 1-based class of the location's box; 0 is background.
+        distances: (N, L, 4) in pixels to the left, top, right and bottom side of the box; 1 for background.
+        centerness: (N, L) centerness of the location in its box; 0 for background.
+        normalizers: normalizers of the whole batch, of which these images may be only a part.
+    """
+
+    level_sizes: list[tuple[int, int]]
+    labels: Tensor
+    distances: Tensor
+    centerness: Tensor
+    normalizers: Normalizers
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, part: slice) -> AssignedTargets:
+        """Return the targets of some images; the normalizers stay those of the whole batch."""
+        return replace(self, labels=self.labels[part], distances=self.distances[part], centerness=self.centerness[part])
+
+
+class TargetAssigner:
+    """Assigns the boxes of a batch to locations and sums the batch's normalizers over all processes.
+
+    Args:
+        strides: distance between neighbouring cells of each level in pixels.
+        ranges: per level (lowest, highest) largest distance in pixels, see `assign_targets`.
+    """
+
+    def __init__(self, strides: Sequence[int], ranges: Sequence[tuple[float, float]]) -> None:
+        self.strides = tuple(strides)
+        self.ranges = ranges
+
+    def __call__(
+        self,
+        level_sizes: Sequence[tuple[int, int]],
+        targets: Sequence[BoxList],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> AssignedTargets:
+        """Return the targets of a process's whole share of a batch.
+
+        Args:
+            level_sizes: (height, width) of each level, finest first.
+            targets: see `assign_targets`.
+            dtype: dtype of the network; half types give float32.
+            device: device of the result.
+        """
+        levels = zip(level_sizes, self.strides, strict=True)
+        locations = [level_locations(size, stride, dtype, device) for size, stride in levels]
+        labels, distances = assign_targets(locations, self.ranges, targets)
+        positive = labels > 0
+        distances = torch.where(positive[..., None], distances, 1)
+        centerness = centerness_targets(distances) * positive
+        num_images = centerness.new_full((), len(targets))
+        own = torch.stack([positive.sum().to(centerness.dtype), num_images, centerness.sum()])
+        normalizers = Normalizers(*(comm.all_reduce_sum(own) / comm.get_world_size()).unbind())
+        return AssignedTargets([tuple(size) for size in level_sizes], labels, distances, centerness, normalizers)
+
+
 def assign_targets(
     locations: Sequence[Tensor], ranges: Sequence[tuple[float, float]], targets: Sequence[BoxList]
 ) -> tuple[Tensor, Tensor]:
-    """Label and regression target of every location of every image.
+    """Return label and distances of every location of every image.
 
-    A location belongs to a box that it lies strictly inside and whose largest distance falls in the range of the
-    location's level, ends included; of several boxes to the one of least area, of equal ones to the first.
+    A location belongs to a box if the location lies strictly inside the box and the largest of the four distances to
+    the sides falls in the range of the location's level, ends included. Of several such boxes the one of least area
+    is taken, of equal areas the first.
 
     Args:
         locations: per level (L_l, 2), (x, y) in pixels.
         ranges: per level (lowest, highest) largest distance in pixels.
-        targets: per image, boxes in pixels with field "labels", (M,) int64, 1-based.
+        targets: boxes of each image in pixels with field "labels", (M,) int64, 1-based.
 
     Returns:
         labels (N, L) int64, 0 for background, and distances (left, top, right, bottom) in pixels (N, L, 4), 0 for
-        background; L counts all levels, finest first.
+        background; L counts the locations of all levels, finest first.
     """
     points = torch.cat(list(locations))
-    # without waiting for the device: these few numbers are copied before the call returns
-    limits = torch.tensor(ranges, dtype=points.dtype).to(points.device, non_blocking=True)
-    limits = torch.cat([limit.expand(len(level), 2) for limit, level in zip(limits, locations, strict=True)])
+    # The host does not wait for the device: these few numbers are copied before the call returns.
+    level_ranges = torch.tensor(ranges, dtype=points.dtype).to(points.device, non_blocking=True)
+    point_ranges = [pair.expand(len(level), 2) for pair, level in zip(level_ranges, locations, strict=True)]
     boxes = torch.cat([target.convert("xyxy").bbox.to(points) for target in targets])
     labels = torch.cat([target.get_field("labels").to(points.device) for target in targets])
     offsets = torch.tensor([0, *accumulate(map(len, targets))]).to(points.device, non_blocking=True)
-    return torch.ops.fcos_core.assign_targets(points, limits, boxes, labels, offsets)
+    return assign_targets_operator(points, torch.cat(point_ranges), boxes, labels, offsets)
 
 
 def centerness_targets(distances: Tensor) -> Tensor:
-    """(N,) centerness of (N, 4) positive distances (FCOS, eq. 3): 1 in a box's centre, 0 on its border."""
-    horizontal, vertical = distances[:, 0::2], distances[:, 1::2]
-    ratio = horizontal.amin(1) / horizontal.amax(1) * (vertical.amin(1) / vertical.amax(1))
+    """Return (...) centerness of positive distances (..., 4) (FCOS, eq. 3): 1 in a box's centre, 0 on its border."""
+    horizontal, vertical = distances[..., 0::2], distances[..., 1::2]
+    ratio = horizontal.amin(-1) / horizontal.amax(-1) * (vertical.amin(-1) / vertical.amax(-1))
     return ratio.sqrt()

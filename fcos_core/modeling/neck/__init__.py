@@ -1,0 +1,1 @@
+"""Necks: feature pyramids on the outputs of a body."""

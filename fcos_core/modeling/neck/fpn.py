@@ -9,7 +9,7 @@ from fcos_core.layers.own_dtype import upsample
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """Convolution padded to keep the size, started kaiming uniform (a=1) with zero bias."""
+    """Build a convolution padded to keep the size at stride 1, initialized kaiming uniform (a=1) with zero bias."""
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
@@ -17,7 +17,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1)
 
 
 class TopBlocks(nn.Module):
-    """P5 to [P6, P7] by stride-2 convolutions, ReLU between."""
+    """Two stride-2 convolutions: one from P5 to P6, one from P6 after a ReLU to P7."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,7 +35,13 @@ class FPN(nn.Module):
     Args:
         in_channels: channels of C2 .. C5.
         out_channels: channels of every level.
-        num_levels: 5 for P3 .. P7 (C2 is left out), 6 for P2 .. P7.
+        num_levels: 5 for P3 .. P7 (C2 is not used), 6 for P2 .. P7.
+
+    Attributes:
+        strides: distance between neighbouring cells of each level in pixels.
+
+    Raises:
+        ValueError: `num_levels` is neither 5 nor 6.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int) -> None:
@@ -44,15 +50,27 @@ class FPN(nn.Module):
             raise ValueError(f"FPN makes 5 or 6 levels, not {num_levels}")
         self.out_channels = out_channels
         self.strides = tuple(2 ** (8 - num_levels + level) for level in range(num_levels))
-        # Modules are named by N of fpn_innerN: 1 for C2 ... 4 for C5.
+        # Checkpoints name the modules fpn_innerN and fpn_layerN with N = 1 for C2 ... 4 for C5.
         self.numbers = range(7 - num_levels, 5)
         for number in self.numbers:
             self.add_module(f"fpn_inner{number}", conv(in_channels[number - 1], out_channels, 1))
             self.add_module(f"fpn_layer{number}", conv(out_channels, out_channels, 3))
         self.top_blocks = TopBlocks(out_channels)
 
+    def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Return (height, width) of each level for padded images of `height` x `width` pixels."""
+        # The body and the top blocks halve with padding, which rounds up.
+        return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """[C2 .. C5] to [P3 .. P7] or [P2 .. P7], each (N, out_channels, H / stride, W / stride)."""
+        """Compute [P3 .. P7] or [P2 .. P7] from [C2 .. C5].
+
+        Args:
+            features: (N, in_channels[i], H / 2^(i + 2), W / 2^(i + 2)) each.
+
+        Returns:
+            (N, out_channels, H / stride, W / stride) each, finest first; see `level_sizes`.
+        """
         levels: list[Tensor] = []
         top_down = None
         for number in reversed(self.numbers):

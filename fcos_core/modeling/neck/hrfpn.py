@@ -10,32 +10,60 @@ from fcos_core.layers.own_dtype import upsample
 
 
 class HRFPN(nn.Module):
-    """Concatenates all branches at the finest resolution and pools the levels from there.
+    """Concatenates all branches at the finest resolution, stride 4, and pools every level from the result.
 
     Args:
         in_channels: channels of each branch, finest first.
         out_channels: channels of every level.
         num_levels: number of levels.
-        conv_stride: stride of each level's 3x3 convolution; 2 makes the finest stride 8, 1 makes it 4.
+        conv_stride: stride of each level's 3x3 convolution; 2 gives a finest level of stride 8, 1 of stride 4.
+
+    Attributes:
+        strides: distance between neighbouring cells of each level in pixels.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int, conv_stride: int) -> None:
         super().__init__()
         self.in_channels, self.out_channels = tuple(in_channels), out_channels
+        self.conv_stride = conv_stride
         self.strides = tuple(4 * conv_stride * 2**level for level in range(num_levels))
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(in_channels), out_channels, 1))
         self.fpn_conv = nn.ModuleList(
             nn.Conv2d(out_channels, out_channels, 3, conv_stride, 1) for _ in range(num_levels)
         )
 
+    def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Return (height, width) of each level for padded images of `height` x `width` pixels."""
+        # The stem halves twice and rounds up, the pooling rounds down, the convolution rounds up.
+        finest = [-(-side // 4) for side in (height, width)]
+        sizes = []
+        for level in range(len(self.strides)):
+            sides = zip(finest, _pooling_kernel(level, finest), strict=True)
+            level_height, level_width = (-(-(side // kernel) // self.conv_stride) for side, kernel in sides)
+            sizes.append((level_height, level_width))
+        return sizes
+
     def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
-        """Branches (N, C_i, H / (4 * 2^i), W / (4 * 2^i)) to levels (N, out_channels, H / stride, W / stride)."""
-        size = branches[0].shape[-2:]
+        """Fuse the branches and compute the levels.
+
+        Args:
+            branches: (N, in_channels[i], H / (4 * 2^i), W / (4 * 2^i)) each.
+
+        Returns:
+            (N, out_channels, H / stride, W / stride) each, finest first; see `level_sizes`.
+        """
         upsampled = [upsample(branch, 2**i, "bilinear") for i, branch in enumerate(branches[1:], start=1)]
         fused = self.reduction_conv(torch.cat([branches[0], *upsampled], dim=1))
         levels = []
         for level, conv in enumerate(self.fpn_conv):
-            # A map smaller than the kernel is pooled whole: a thin image still has one row on every level.
-            kernel = [min(2**level, side) for side in size]
+            kernel = _pooling_kernel(level, fused.shape[-2:])
             levels.append(conv(F.avg_pool2d(fused, kernel) if level else fused))
         return levels
+
+
+def _pooling_kernel(level: int, size: Sequence[int]) -> list[int]:
+    """Return kernel and stride (height, width) of the pooling from a map of `size` to `level`.
+
+    A side shorter than the kernel is pooled whole: a thin image still has one row on every level.
+    """
+    return [min(2**level, side) for side in size]

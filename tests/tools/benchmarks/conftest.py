@@ -1,9 +1,9 @@
-"""A network of a few thousand weights, and what it is shown."""
+"""Fixtures: a network of a few thousand weights and its inputs."""
 
 import pytest
 import torch
-from benchmarks.models import make_detector, make_images
 
+from benchmarks.models import make_detector, make_images
 from fcos_core.config import cfg
 
 CPU = torch.device("cpu")

@@ -1,14 +1,14 @@
-"""Data that is drawn, and the loaders that read it."""
+"""Drawn datasets and the loaders that read them."""
 
 import json
 
 import pytest
 import torch
+
 from benchmarks import data
 from benchmarks.evaluation import synthetic_results
 from benchmarks.settings import Settings, default_settings
 from benchmarks.synthetic import draw_jpegs, write_annotations
-
 from fcos_core.data import make_data_loader
 from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError

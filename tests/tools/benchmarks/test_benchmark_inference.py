@@ -1,8 +1,8 @@
-"""What the tables say about detections, and the time they take."""
+"""Comparison of detections, and the calls of the stages."""
 
 import torch
-from benchmarks import inference
 
+from benchmarks import inference
 from fcos_core.structures.bounding_box import BoxList
 
 CPU = torch.device("cpu")

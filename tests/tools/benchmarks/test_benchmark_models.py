@@ -1,7 +1,8 @@
-"""Random detectors that find as much as trained ones, the same for every contender."""
+"""Random detectors find as much as trained detectors, for every contender."""
 
 import pytest
 import torch
+
 from benchmarks.contenders import make_torchvision_fcos, torchvision_thresholds
 from benchmarks.models import (
     bias_shift,
@@ -12,21 +13,20 @@ from benchmarks.models import (
     make_targets,
     network_input,
 )
-
 from fcos_core.errors import InputError
 
 CPU = torch.device("cpu")
 
 
-def test_bias_shift_lets_exactly_so_many_through():
+def test_bias_shift_makes_exactly_count_candidates():
     needed = torch.tensor([3.0, -1.0, 0.5, 2.0])
-    assert bias_shift(needed, 2) == 1.25  # between the second and the third
+    assert bias_shift(needed, 2) == 1.25  # halfway between the second and the third smallest
     assert (needed < bias_shift(needed, 2)).sum() == 2
-    assert bias_shift(needed, 100) == bias_shift(needed, 2)  # half of them at most
+    assert bias_shift(needed, 100) == bias_shift(needed, 2)  # at most half of the scores
 
 
-def test_detector_has_the_candidates_that_are_asked_for(config, detector, images):
-    # 300 an image, all but those within rounding of the threshold.
+def test_detector_has_the_requested_number_of_candidates(config, detector, images):
+    # 300 per image, except scores within rounding of the threshold.
     assert count_candidates(config, detector, images) == pytest.approx(300, abs=3)
 
 
@@ -36,7 +36,7 @@ def test_detector_is_a_function_of_its_arguments(config, detector, images):
 
 
 def test_boxes_of_neighbours_overlap(config, detector, images):
-    # Reaching four cells to each side, boxes of neighbours have an IoU of 0.78 and suppress each other.
+    # Boxes reach four cells to each side, so boxes of neighbours have an IoU of 0.78 and suppress each other.
     with torch.no_grad():
         _, distances, _ = detector.rpn.head(detector.backbone(network_input(config, images)))
     for level, stride in zip(distances, config.MODEL.FCOS.FPN_STRIDES, strict=True):

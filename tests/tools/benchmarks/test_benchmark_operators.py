@@ -1,7 +1,8 @@
-"""Contenders of one operator compute the same."""
+"""All contenders of an operator compute the same result."""
 
 import pytest
 import torch
+
 from benchmarks import operators
 
 CPU = torch.device("cpu")
@@ -9,13 +10,13 @@ CPU = torch.device("cpu")
 
 def test_focal_losses_and_gradients_agree(monkeypatch):
     monkeypatch.setattr(operators, "_CACHE_BYTES", 1)
-    monkeypatch.setattr(torch, "compile", lambda call, **options: call)  # what is compared is what is compiled
+    monkeypatch.setattr(torch, "compile", lambda call, **options: call)  # compare the uncompiled code
     calls = operators.focal_loss_calls(50, torch.float32, CPU)
     losses, gradients = {}, {}
     for name, call in calls.items():
         losses[name] = call().item()
         *_, inputs = call.args
-        # Two equal sets of logits take turns: the second goes by, the first is next again and has its gradient.
+        # Two equal sets of logits take turns. Skip the second set; the next set is the first, which has a gradient.
         next(inputs)
         gradients[name] = next(inputs).grad
     assert losses["torchvision"] > 0
@@ -25,10 +26,10 @@ def test_focal_losses_and_gradients_agree(monkeypatch):
 
 
 def test_nms_keeps_about_as_many():
-    # torchvision's boxes end where ours still have a pixel: some IoUs lie on the other side of the threshold.
+    # Our boxes include their last pixel, torchvision's do not, so some IoUs fall on the other side of the threshold.
     calls = operators.nms_calls(2, 200, CPU)
     ours, torchvisions = int(calls["ours"]().sum()), sum(map(len, calls["torchvision"]()))
-    assert 40 <= torchvisions < 200  # one at least of each of the 40 objects
+    assert 40 <= torchvisions < 200  # at least one box of each of the 40 objects
     assert ours == pytest.approx(torchvisions, rel=0.05)
 
 
@@ -50,7 +51,7 @@ def test_normalizations_agree(device, monkeypatch):
     for name, call in calls.items():
         outputs[name] = call()
         *_, inputs = call.args
-        # Two maps take turns; the first is the one that was used.
+        # Two maps take turns. Skip the second map; the next map is the first, which was used.
         next(inputs)
         gradients[name] = next(inputs).grad.clone()
     assert outputs["PyTorch"].amin() == 0 < outputs["PyTorch"].amax()

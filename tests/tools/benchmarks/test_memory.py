@@ -1,7 +1,8 @@
-"""Memory of something whose size is known."""
+"""Measured memory of tensors of known size."""
 
 import pytest
 import torch
+
 from benchmarks.memory import measure_memory
 
 DEVICES = [
@@ -12,7 +13,7 @@ MB = 1_000_000
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_what_stays_and_what_is_freed(device):
+def test_memory_that_stays_and_memory_that_is_freed(device):
     device = torch.device(device)
     kept = []
 
@@ -21,13 +22,13 @@ def test_what_stays_and_what_is_freed(device):
         torch.ones(100 * MB, dtype=torch.uint8, device=device)
 
     used = measure_memory(make, device)
-    # A few MB are the process's own.
+    # The process itself takes a few MB.
     assert 45 * MB < used.added < 70 * MB
     assert 145 * MB < used.peak < 180 * MB
 
 
 @pytest.mark.parametrize(("device", "peak"), [("cpu", 60), pytest.param("cuda", 300, marks=DEVICES[1].marks)])
-def test_a_cpu_forgets_the_peak_of_the_first_call(device, peak):
+def test_cpu_peak_leaves_out_the_first_call(device, peak):
     device = torch.device(device)
     sizes = [300 * MB, 60 * MB]
 

@@ -1,13 +1,13 @@
-"""The plain contender computes what the detector computes."""
+"""The plain contender computes the same results as the detector."""
 
 import copy
 
 import pytest
 import torch
-from benchmarks.models import make_targets, network_input
-from benchmarks.plain import PlainTrainingStep, make_plain, make_plain_optimizer, unfolded
 from torch import nn
 
+from benchmarks.models import make_targets, network_input
+from benchmarks.plain import PlainTrainingStep, make_plain, make_plain_optimizer, unfolded
 from fcos_core.layers.conv_norm import conv_norm
 from fcos_core.solver import make_optimizer
 from fcos_core.structures.bounding_box import BoxList
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def sorted_detections(found):
-    """Rows (score, label, box), best first; the plain way lists them class by class."""
+    """Return rows (score, label, box), best first; the plain post-processing lists them class by class."""
     fields = [found.get_field(name)[:, None].double() for name in ("scores", "labels")]
     rows = torch.cat([*fields, found.bbox.double()], dim=1)
     return rows[rows[:, 0].sort(descending=True, stable=True).indices]
@@ -25,12 +25,12 @@ def sorted_detections(found):
 
 @pytest.fixture
 def batch(config, images):
-    # The second image is smaller than the batch, so that clipping to its own size shows.
+    # The second image is smaller than the batch, to test the clipping of boxes to the image.
     return ImageList(network_input(config, images).double(), [(96, 128), (80, 90)])
 
 
 @pytest.mark.parametrize("kept", [100, 20])
-def test_detections_are_the_detectors(config, detector, batch, kept):
+def test_detections_equal_the_detectors(config, detector, batch, kept):
     config.merge_from_list(["TEST.DETECTIONS_PER_IMG", kept, "MODEL.FCOS.PRE_NMS_TOP_N", 150])
     detector = detector.double()
     detector.rpn.postprocess.detections_per_image = kept
@@ -44,9 +44,9 @@ def test_detections_are_the_detectors(config, detector, batch, kept):
         torch.testing.assert_close(sorted_detections(ours), sorted_detections(theirs), rtol=1e-9, atol=1e-9)
 
 
-# The second stands between the locations, the first of which is at (4, 4): no positives.
+# The second box lies before the first location, (4, 4), so no location is positive.
 @pytest.mark.parametrize("boxes", [7, [[0, 0, 3, 3]]], ids=["positives", "no positives"])
-def test_losses_and_gradients_are_the_detectors(config, detector, batch, boxes):
+def test_losses_and_gradients_equal_the_detectors(config, detector, batch, boxes):
     if boxes == 7:
         targets = [target.to(torch.float64) for target in make_targets(2, 7, 96, 128, 6, CPU)]
     else:
@@ -67,7 +67,7 @@ def test_losses_and_gradients_are_the_detectors(config, detector, batch, boxes):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_plain_step_is_the_optimizers(config, detector, batch):
+def test_plain_step_equals_the_step_of_our_optimizer(config, detector, batch):
     targets = [target.to(torch.float64) for target in make_targets(2, 7, 96, 128, 6, CPU)]
     detector = detector.double().train()
     plain = make_plain(config, copy.deepcopy(detector))
@@ -82,7 +82,7 @@ def test_plain_step_is_the_optimizers(config, detector, batch):
         torch.testing.assert_close(plain.state_dict()[name], value, rtol=1e-7, atol=1e-10)
 
 
-def test_unfolded_training_normalizes_apart():
+def test_unfolded_training_keeps_the_normalization_apart():
     conv, norm, x = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).eval(), torch.rand(1, 3, 2, 2)
     assert conv_norm(x, conv, norm).grad_fn.name() == "ConvolutionBackward0"
     with unfolded():

@@ -1,4 +1,4 @@
-"""Which tensor of a weights file goes where in a model."""
+"""Match the tensors of a weights file with those of a model."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,46 +8,39 @@ import torch
 
 from fcos_core.errors import InputError
 
-_BACKBONE = "backbone."
 _BODY = "backbone.body."
 _HEAD = "rpn."
-# Keys of classifiers, which ImageNet files hold beside the body; features.18 is MobileNetV2's.
-_CLASSIFIERS = (
-    "incre_modules.",
-    "downsamp_modules.",
-    "final_layer.",
-    "classifier.",
-    "features.18.",
-    "fc.",
-    "fc1000",
-    "pred",
-)
+# Keys of classifiers, which ImageNet files of HRNet and ResNet hold beside the body.
+_CLASSIFIERS = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.", "fc.")
 
 
 @dataclass
-class Matching:
-    """How the keys of a weights file meet those of a model."""
+class WeightMatching:
+    """Result of matching the keys and shapes of a weights file with those of a model.
 
-    # Model key to file key, of one shape.
+    Attributes:
+        loaded: model key to the file key with the same shape.
+        missing: model keys without a file key.
+        unexpected: file keys without a model key.
+        not_wanted: file keys of a classifier, which no detector has.
+        mismatched: (model key, shape in the file, shape in the model) where the shapes differ.
+    """
+
     loaded: dict[str, str] = field(default_factory=dict)
-    # Model keys that the file has nothing for.
     missing: list[str] = field(default_factory=list)
-    # File keys that the model has no place for.
     unexpected: list[str] = field(default_factory=list)
-    # File keys of a classifier, which no detector has a place for.
     not_wanted: list[str] = field(default_factory=list)
-    # Model keys whose file shape differs: (key, shape in the file, shape in the model).
     mismatched: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list)
 
     @property
     def is_normal(self) -> bool:
-        """Whether nothing calls for a warning: all is in place, or the file is of a body alone."""
-        body_alone = all(key.startswith(_BODY) for key in self.loaded)
-        neck_and_head = not any(key.startswith(_BODY) for key in self.missing)
-        return not self.unexpected and not self.mismatched and (not self.missing or (body_alone and neck_and_head))
+        """True if no warning is due: every key has its counterpart, or the file holds exactly a backbone body."""
+        only_body = all(key.startswith(_BODY) for key in self.loaded)
+        whole_body = not any(key.startswith(_BODY) for key in self.missing)
+        return not self.unexpected and not self.mismatched and (not self.missing or (only_body and whole_body))
 
     def table(self, source: str) -> str:
-        """The counts and the first names of each kind, as lines for the log."""
+        """Format the counts and the first names of each kind as lines for the log."""
         mismatched = [f"{key} {_shape(theirs)} -> {_shape(ours)}" for key, theirs, ours in self.mismatched]
         left = "(left at initialization)"
         rows = [
@@ -61,21 +54,25 @@ class Matching:
         return "\n".join([f"Weights of {source} into the model:", *lines])
 
 
-def load_matching(
+def load_matching_weights(
     model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str, logger: logging.Logger
-) -> Matching:
-    """Copy what matches of `state` into `model` in place, in the model's dtypes, and log a table of it.
+) -> WeightMatching:
+    """Copy the matching tensors of `state` into `model` in place, in the model's dtypes, and log a table.
 
-    A head (keys under rpn.) of other shapes, as for another number of classes, is left at initialization.
+    Tensors of the head (keys under rpn.) whose shapes differ, as for another number of classes, keep their
+    initialization.
 
     Args:
-        source: what the error and the log call the file.
+        model: gets the weights.
+        state: file key to tensor.
+        source: name of the file in errors and in the log.
+        logger: gets the table.
 
     Raises:
-        InputError: the file is of another model; the model is as it was.
+        InputError: the file is of another model; `model` is unchanged.
     """
     targets = model.state_dict()
-    matching = compare(targets, state)
+    matching = match_state_dicts(targets, state)
     check_same_model(matching, targets, state, source)
     with torch.no_grad():
         for key, file_key in matching.loaded.items():
@@ -84,36 +81,25 @@ def load_matching(
     return matching
 
 
-def match_keys(model_keys: Iterable[str], file_keys: Iterable[str]) -> dict[str, str]:
-    """Model key to the file key that serves it, for those that have one.
+def match_state_dicts(model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> WeightMatching:
+    """Match the keys and shapes of a file's state dict with those of a model's.
 
-    A file key matches a model key that equals it or ends in "." and it; the longest match wins. Of several
-    model keys with the same match the shortest has it, so that a stem's `conv1.weight` goes nowhere else.
-    """
-    file_keys = set(file_keys)
-    taker: dict[str, str] = {}
-    for model_key in model_keys:
-        file_key = next((name for name in _names(model_key) if name in file_keys), None)
-        if file_key is not None:
-            taker[file_key] = min(taker.get(file_key, model_key), model_key, key=len)
-    return {model_key: file_key for file_key, model_key in taker.items()}
+    Not counted as missing: num_batches_tracked, which no computation uses, and running statistics if the file has
+    none at all.
 
-
-def compare(model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Matching:
-    """Match the keys and shapes of `state`, a file's, with those of `model`, a model's state dict.
-
-    What a file may well lack is not counted as missing: offsets of deformable convolutions, running
-    statistics where it has none, and num_batches_tracked, which counts nowhere.
+    Args:
+        model: state dict of the model.
+        state: state dict of the file.
     """
     pairs = match_keys(model, state)
-    matching = Matching()
+    matching = WeightMatching()
     has_statistics = any(_is_statistic(key) for key in state)
     for key, ours in model.items():
         if key in pairs and state[pairs[key]].shape == ours.shape:
             matching.loaded[key] = pairs[key]
         elif key in pairs:
             matching.mismatched.append((key, state[pairs[key]].shape, ours.shape))
-        elif _is_due(key, has_statistics):
+        elif not _is_counter(key) and (has_statistics or not _is_statistic(key)):
             matching.missing.append(key)
     used = set(pairs.values())
     for key in state:
@@ -121,18 +107,33 @@ def compare(model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
             continue
         if key.startswith(_CLASSIFIERS):
             matching.not_wanted.append(key)
-        elif not key.endswith("num_batches_tracked"):
+        elif not _is_counter(key):
             matching.unexpected.append(key)
     return matching
 
 
+def match_keys(model_keys: Iterable[str], file_keys: Iterable[str]) -> dict[str, str]:
+    """Return the file key of each model key that has one.
+
+    A file key matches a model key that equals it or ends in "." and it; the longest match wins. If one file key is
+    the best match of several model keys, the shortest of them gets it: a stem's `conv1.weight` goes to no block.
+    """
+    file_keys = set(file_keys)
+    model_key_of: dict[str, str] = {}
+    for model_key in model_keys:
+        file_key = next((suffix for suffix in _suffixes(model_key) if suffix in file_keys), None)
+        if file_key is not None:
+            model_key_of[file_key] = min(model_key_of.get(file_key, model_key), model_key, key=len)
+    return {model_key: file_key for file_key, model_key in model_key_of.items()}
+
+
 def check_same_model(
-    matching: Matching, model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str
+    matching: WeightMatching, model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str
 ) -> None:
-    """Refuse a file that nothing matches, or whose backbone is not the model's.
+    """Refuse a file without any matching key, or with another backbone than the model's.
 
     Raises:
-        InputError: a sentence with the counts and an example of what differs.
+        InputError: the file is of another model.
     """
     advice = "check MODEL.WEIGHT and MODEL.BACKBONE.CONV_BODY"
     if not matching.loaded and not matching.mismatched:
@@ -151,17 +152,10 @@ def check_same_model(
     foreign = list(_foreign_body_keys(matching.unexpected, model))
     if lacking or foreign:
         raise InputError(
-            f"'{source}' is of another model: of the backbone it lacks {len(lacking)} parameters"
-            f"{_for_example(lacking)} and has {len(foreign)} that the model has not{_for_example(foreign)}; "
+            f"'{source}' is of another model: its backbone lacks {len(lacking)} parameters of the model"
+            f"{_for_example(lacking)} and has {len(foreign)} that the model lacks{_for_example(foreign)}; "
             f"{advice}."
         )
-
-
-def _names(model_key: str) -> Iterator[str]:
-    yield from _suffixes(model_key)
-    # A file without deformable convolutions has the plain one's weight for the one inside.
-    if ".conv2.conv." in model_key:
-        yield from _suffixes(model_key.replace(".conv2.conv.", ".conv2."))
 
 
 def _suffixes(key: str) -> Iterator[str]:
@@ -174,10 +168,8 @@ def _is_statistic(key: str) -> bool:
     return key.endswith(("running_mean", "running_var"))
 
 
-def _is_due(key: str, has_statistics: bool) -> bool:
-    if key.endswith("num_batches_tracked") or ".offset." in key:
-        return False
-    return has_statistics or not _is_statistic(key)
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
 
 
 def _foreign_body_keys(unexpected: Iterable[str], model: Mapping[str, torch.Tensor]) -> Iterator[str]:

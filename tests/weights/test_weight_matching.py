@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from fcos_core.errors import InputError
-from fcos_core.weights.matching import compare, load_matching, match_keys
 from fcos_core.weights.state_dict_file import load_state_dict_file
+from fcos_core.weights.weight_matching import load_matching_weights, match_keys, match_state_dicts
 
 LAYOUTS = Path(__file__).resolve().parents[2].parent / "shared" / "parity" / "layouts"
 needs_layouts = pytest.mark.skipif(not LAYOUTS.is_dir(), reason="the layouts of released models are not here")
-# Where Caffe2's names differ from the body's.
+# Caffe2's names of the parameters in a block of the body.
 TO_BLOB = {
     "conv1.weight": "branch2a_w",
     "bn1.weight": "branch2a_bn_s",
     "bn1.bias": "branch2a_bn_b",
     "conv2.weight": "branch2b_w",
-    "conv2.conv.weight": "branch2b_w",
     "bn2.weight": "branch2b_bn_s",
     "bn2.bias": "branch2b_bn_b",
     "conv3.weight": "branch2c_w",
@@ -32,7 +31,7 @@ TO_BLOB = {
 
 
 class Model(torch.nn.Module):
-    """A module whose state dict has just the given keys."""
+    """Module whose state dict has just the given keys."""
 
     def __init__(self, tensors):
         super().__init__()
@@ -43,13 +42,13 @@ class Model(torch.nn.Module):
 
 
 def layout(name):
-    """Key to shape of a released model."""
+    """Return key to shape of a released model."""
     rows = (line.split() for line in (LAYOUTS / f"{name}.txt").read_text().splitlines())
     return {key: () if shape == "scalar" else tuple(map(int, shape.split("x"))) for key, shape in rows}
 
 
 def zeros(shapes):
-    """Tensors of these shapes that share one number each, which keeps the big layouts quick."""
+    """Make tensors of these shapes that store one number each, which keeps the large layouts fast."""
     return {key: torch.zeros(1).expand(shape) if shape else torch.zeros(()) for key, shape in shapes.items()}
 
 
@@ -71,7 +70,7 @@ def load(model_state, file_state, caplog):
     model = Model({key: value.clone() for key, value in model_state.items()})
     logger = logging.getLogger("matching-test")
     with caplog.at_level(logging.INFO, logger=logger.name):
-        matching = load_matching(model, file_state, "w.pth", logger)
+        matching = load_matching_weights(model, file_state, "w.pth", logger)
     (record,) = caplog.records
     return model.tensors, matching, record
 
@@ -96,14 +95,6 @@ def test_a_suffix_ends_at_a_dot_and_is_the_files():
     assert match_keys(["conv.weight"], ["conv.weight"]) == {"conv.weight": "conv.weight"}
 
 
-def test_deformable_convolution_takes_the_plain_weight_unless_its_own_is_there():
-    model = ["body.layer2.0.conv2.conv.weight", "body.layer2.0.conv2.offset.weight", "body.layer1.0.conv2.weight"]
-    plain = ["layer2.0.conv2.weight", "layer1.0.conv2.weight"]
-    assert match_keys(model, plain) == {model[0]: plain[0], model[2]: plain[1]}
-    own = ["body.layer2.0.conv2.conv.weight", "layer2.0.conv2.weight"]
-    assert match_keys(model[:1], own) == {model[0]: own[0]}
-
-
 def test_thousands_of_keys_match_quickly():
     file = [f"stage{i}.{j}.branches.{k}.conv.weight" for i in range(10) for j in range(40) for k in range(20)]
     started = time.perf_counter()
@@ -117,7 +108,7 @@ def test_values_are_copied_in_place_in_the_models_dtype(caplog):
     model["a.weight"].requires_grad_()
     module = Model(model)
     state = {"a.weight": torch.tensor([1.5, 2.5], dtype=torch.float16), "a.count": torch.tensor(3.0)}
-    load_matching(module, state, "w.pth", logging.getLogger("matching-test"))
+    load_matching_weights(module, state, "w.pth", logging.getLogger("matching-test"))
     assert module.tensors["a.weight"] is model["a.weight"]
     assert model["a.weight"].dtype == torch.float64 and model["a.weight"].tolist() == [1.5, 2.5]
     assert model["a.count"].dtype == torch.int64 and model["a.count"].item() == 3
@@ -169,7 +160,7 @@ def test_backbone_of_other_shapes_is_another_model(key, caplog):
     model = Model(small(*MODEL_KEYS))
     file = {**{name: torch.ones(2) for name in MODEL_KEYS}, key: torch.ones(3, 1)}
     with pytest.raises(InputError, match=rf"of another model: '{key}' is 3x1 in the file and 2 in the model"):
-        load_matching(model, file, "w.pth", logging.getLogger("matching-test"))
+        load_matching_weights(model, file, "w.pth", logging.getLogger("matching-test"))
     assert all(value.eq(0).all() for value in model.tensors.values())
 
 
@@ -179,9 +170,9 @@ def test_backbone_of_other_shapes_is_another_model(key, caplog):
         (["x.weight"], r"none of its 1 keys \(e\.g\. x\.weight\) is among the model's 4"),
         (["fc.weight"], "none of its 1 keys"),
         ([], "none of its 0 keys"),
-        (MODEL_KEYS[1:], r"lacks 1 parameters \(e\.g\. backbone\.body\.conv\.weight\) and has 0"),
-        ([*MODEL_KEYS, "backbone.body.layer9.weight"], r"lacks 0 parameters and has 1 .*layer9\.weight"),
-        # A deeper body, as an ImageNet file of R-101 is for R-50.
+        (MODEL_KEYS[1:], r"lacks 1 parameters of the model \(e\.g\. backbone\.body\.conv\.weight\) and has 0"),
+        ([*MODEL_KEYS, "backbone.body.layer9.weight"], r"lacks 0 parameters of the model and has 1 .*layer9\.weight"),
+        # A deeper body: an ImageNet file of R-101 for R-50.
         (["conv.weight", "layer1.conv.weight", "layer1.22.conv.weight"], r"has 1 .*layer1\.22\.conv\.weight"),
         (MODEL_KEYS[2:], "lacks 2 parameters"),
     ],
@@ -190,18 +181,17 @@ def test_file_of_another_model(file_keys, sentence, caplog):
     model = Model(small(*MODEL_KEYS))
     file = {key: torch.ones(2) for key in file_keys}
     with pytest.raises(InputError, match=rf"'w\.pth' is of another model: .*{sentence}"):
-        load_matching(model, file, "w.pth", logging.getLogger("matching-test"))
+        load_matching_weights(model, file, "w.pth", logging.getLogger("matching-test"))
     assert all(value.eq(0).all() for value in model.tensors.values())
 
 
 def test_what_a_file_may_lack():
     bn = [f"backbone.body.bn.{name}" for name in ("weight", "running_mean", "running_var", "num_batches_tracked")]
-    offset = "backbone.body.conv2.offset.weight"
-    model = small(*bn, offset)
-    assert compare(model, small(bn[0])).missing == []
-    assert compare(model, small(bn[0], bn[1])).missing == [bn[2]]
+    model = small(*bn)
+    assert match_state_dicts(model, small(bn[0])).missing == []
+    assert match_state_dicts(model, small(bn[0], bn[1])).missing == [bn[2]]
     extra = small(*bn[:3], "backbone.body.other.num_batches_tracked")
-    assert compare(model, extra).unexpected == compare(model, extra).missing == []
+    assert match_state_dicts(model, extra).unexpected == match_state_dicts(model, extra).missing == []
 
 
 def test_some_missing_statistics_are_warned_of(caplog):
@@ -211,11 +201,11 @@ def test_some_missing_statistics_are_warned_of(caplog):
 
 
 def caffe2_blobs(shapes):
-    """A file such as MSRA's for the ResNet of a layout, every blob filled with the number of its key."""
+    """Make a file like MSRA's for the ResNet of a layout, every blob filled with the number of its key."""
     blobs = {"weight_order": ["a"], "fc1000_w": np.ones(3), "fc1000_b": np.ones(3), "conv1_b": np.ones(64)}
     stem = {"conv1.weight": "conv1_w", "bn1.weight": "res_conv1_bn_s", "bn1.bias": "res_conv1_bn_b"}
     for number, (key, shape) in enumerate(shapes.items()):
-        if not key.startswith("backbone.body.") or "running" in key or ".offset." in key:
+        if not key.startswith("backbone.body.") or "running" in key:
             continue
         key = key.removeprefix("backbone.body.")
         if key.startswith("stem."):
@@ -229,28 +219,27 @@ def caffe2_blobs(shapes):
 
 
 @needs_layouts
-@pytest.mark.parametrize("name", ["R_50_5l", "imprv_dcnv2_R_50"])
-def test_caffe2_file_into_a_whole_layout(name, tmp_path, caplog):
+def test_caffe2_file_into_a_whole_layout(tmp_path, caplog):
     # The released ranks, with sizes capped to keep it quick.
-    shapes = {key: tuple(min(size, 16) for size in shape) for key, shape in layout(name).items()}
+    shapes = {key: tuple(min(size, 16) for size in shape) for key, shape in layout("R_50_5l").items()}
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"blobs": caffe2_blobs(shapes)}, protocol=2))
     model = {key: torch.full(shape, -1.0) for key, shape in shapes.items()}
     tensors, matching, record = load(model, load_state_dict_file(str(path)), caplog)
     assert record.levelno == logging.INFO and not matching.unexpected
     for number, key in enumerate(shapes):
-        in_file = key.startswith("backbone.body.") and "running" not in key and ".offset." not in key
+        in_file = key.startswith("backbone.body.") and "running" not in key
         assert tensors[key].eq(number if in_file else -1).all(), key
 
 
 @needs_layouts
-@pytest.mark.parametrize("name", ["R_101_5l", "X_101_32x8d_5l", "X_101_64x4d_5l", "imprv_dcnv2_X_101_64x4d"])
+@pytest.mark.parametrize("name", ["R_101_5l", "X_101_32x8d_5l", "X_101_64x4d_5l"])
 def test_caffe2_names_of_every_resnet(name, tmp_path):
     shapes = {key: (number,) for number, key in enumerate(layout(name))}
     path = tmp_path / "R.pkl"
     path.write_bytes(pickle.dumps(caffe2_blobs(shapes)))
-    matching = compare(zeros(shapes), load_state_dict_file(str(path)))
-    body = [key for key in shapes if key.startswith("backbone.body.") and ".offset." not in key]
+    matching = match_state_dicts(zeros(shapes), load_state_dict_file(str(path)))
+    body = [key for key in shapes if key.startswith("backbone.body.")]
     assert list(matching.loaded) == [key for key in body if "running" not in key]
     assert not matching.unexpected and not matching.mismatched
 
@@ -264,7 +253,7 @@ def test_imagenet_hrnet_into_a_whole_layout(name, caplog):
     for key in ("incre_modules.0.0.conv1.weight", "downsamp_modules.0.0.bias", "final_layer.0.weight"):
         file[key] = (3,)
     file["classifier.weight"] = (1000, 2048)
-    matching = compare(zeros(shapes), zeros(file))
+    matching = match_state_dicts(zeros(shapes), zeros(file))
     assert len(matching.loaded) == wanted and len(matching.not_wanted) == 4
     assert all(key == f"backbone.body.{theirs}" for key, theirs in matching.loaded.items())
     assert not matching.unexpected and not matching.mismatched and matching.is_normal
@@ -275,7 +264,7 @@ def test_every_released_layout_loads_into_itself_and_into_no_other_backbone():
     names = [path.stem for path in LAYOUTS.glob("*.txt")]
     shapes = {name: zeros(layout(name)) for name in names}
     for state in shapes.values():
-        matching = compare(state, state)
+        matching = match_state_dicts(state, state)
         assert {key for key in matching.loaded if key != matching.loaded[key]} == set()
         assert len(matching.loaded) == len(state) and matching.is_normal
     logger = logging.getLogger("matching-test")
@@ -290,6 +279,6 @@ def test_every_released_layout_loads_into_itself_and_into_no_other_backbone():
         ("X_101_64x4d_5l", "R_101_5l"),
     ]:
         with pytest.raises(InputError, match="of another model"):
-            load_matching(Model(shapes[ours]), shapes[theirs], theirs, logger)
+            load_matching_weights(Model(shapes[ours]), shapes[theirs], theirs, logger)
         with pytest.raises(InputError, match="of another model"):
-            load_matching(Model(shapes[ours]), zeros(body_of(layout(theirs))), theirs, logger)
+            load_matching_weights(Model(shapes[ours]), zeros(body_of(layout(theirs))), theirs, logger)

@@ -1,0 +1,38 @@
+"""Find the names of a detector's classes."""
+
+import os
+
+from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
+
+from fcos_core.config import Config
+from fcos_core.config.paths_catalog import COCO_DATASETS, dataset_paths
+from fcos_core.data.coco_json import read_coco_json
+
+# torchvision lists them by category id, with the background first and "N/A" for ids that COCO does not use.
+COCO_NAMES = tuple(
+    name for name in FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if name not in ("__background__", "N/A")
+)
+
+
+def category_names(cfg: Config) -> tuple[str, ...]:
+    """Return the name of each label, from label 1 on.
+
+    The names are those of the first dataset of DATASETS.TEST and DATASETS.TRAIN that has as many categories as the
+    detector has classes: of an annotation file that is there, or COCO's. Without one they are "class 1", "class 2", ...
+
+    Raises:
+        InputError: a dataset of the config is unknown, or its annotation file is damaged.
+    """
+    count = cfg.MODEL.FCOS.NUM_CLASSES - 1
+    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = _names_of(dataset, cfg)
+        if len(names) == count:
+            return names
+    return tuple(f"class {label}" for label in range(1, count + 1))
+
+
+def _names_of(dataset: str, cfg: Config) -> tuple[str, ...]:
+    _, ann_file = dataset_paths(dataset, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
+    if dataset in COCO_DATASETS and dataset not in cfg.DATASETS.CATALOG:
+        return COCO_NAMES
+    return read_coco_json(ann_file).category_names if os.path.isfile(ann_file) else ()

@@ -1,0 +1,76 @@
+"""Log lines and metrics of the training loop."""
+
+import datetime
+import logging
+import resource
+import time
+
+import torch
+
+from fcos_core.utils import comm
+from fcos_core.utils.meters import MetricLogger
+from fcos_core.utils.metrics_file import MetricsWriter
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingLog:
+    """Times and losses of a training: a line in the log and in the metrics file every log period.
+
+    Args:
+        folder: gets metrics.jsonl and TensorBoard's files; empty: neither.
+        first: first iteration of this run.
+        max_iter: last iteration.
+        period: iterations between lines.
+    """
+
+    def __init__(self, folder: str, first: int, max_iter: int, period: int) -> None:
+        self.first = first
+        self.max_iter = max_iter
+        self.period = period
+        self._meters = MetricLogger(window_size=period)
+        self._writer = MetricsWriter(folder, first - 1) if folder and comm.is_main_process() else None
+        self._begin = time.perf_counter()
+
+    def start_iteration(self) -> None:
+        self._start = time.perf_counter()
+
+    def data_is_read(self) -> None:
+        self._data_time = time.perf_counter() - self._start
+
+    def end_iteration(self, iteration: int, values: dict[str, float], num_images: int, lr: float) -> None:
+        """Count the losses (named "loss...") and other `values` of an iteration; log a line if a period ends."""
+        losses = {name: value for name, value in values.items() if name.startswith("loss")}
+        seconds = time.perf_counter() - self._start
+        self._meters.update(loss=sum(losses.values()), **values, time=seconds, data=self._data_time)
+        if comm.is_main_process() and (iteration % self.period == 0 or iteration == self.max_iter):
+            self._write(iteration, num_images * comm.get_world_size(), lr)
+
+    def evaluated(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Write the metrics of an evaluation after `iteration`."""
+        if self._writer is not None:
+            self._writer.write(iteration, metrics)
+
+    def finish(self) -> None:
+        """Log the total time and close the files."""
+        if self._writer is not None:
+            self._writer.close()
+        seconds = time.perf_counter() - self._begin
+        per_iteration = seconds / max(self.max_iter - self.first + 1, 1)
+        logger.info("Total training time: %s (%.4f s / it)", datetime.timedelta(seconds=int(seconds)), per_iteration)
+
+    def _write(self, iteration: int, num_images: int, lr: float) -> None:
+        medians, memory = self._meters.medians(), _peak_memory_mb()
+        seconds = self._meters.meters["time"].global_avg * (self.max_iter - iteration)
+        eta = datetime.timedelta(seconds=int(seconds))
+        line = [f"eta: {eta}", f"iter: {iteration}", str(self._meters), f"lr: {lr:.6f}", f"max mem: {memory:.0f}"]
+        logger.info(self._meters.delimiter.join(line))
+        if self._writer is not None:
+            speed = num_images / medians["time"]
+            self._writer.write(iteration, {**medians, "lr": lr, "max_mem": memory, "images_per_s": speed})
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,155 @@
+"""Picture in, boxes out."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fcos_core.config import Config, cfg
+from fcos_core.data.build import build_normalization
+from fcos_core.data.category_names import category_names
+from fcos_core.data.image_file import read_image, to_rgb
+from fcos_core.data.transforms import resize_pixels, resized_size
+from fcos_core.engine.inference import detect
+from fcos_core.engine.test import load_detector
+from fcos_core.errors import InputError
+from fcos_core.structures.bounding_box import BoxList
+from fcos_core.structures.image_list import padded_size, to_byte_images
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+class Predictor:
+    """A trained detector that takes pictures as people have them and gives boxes in their pixels.
+
+    Images are read, resized, normalized and batched as tools/test_net.py does it. Only images of one padded size share
+    a batch: group normalization sees the padding, so the boxes of an image do not depend on the others.
+
+    Args:
+        config: path of a YAML file, or a config.
+        weights: a file, a URL or a catalog:// name of a trained detector; None: MODEL.WEIGHT of the config.
+        device: "cpu", "cuda" or "cuda:1"; None: MODEL.DEVICE of the config.
+        threshold: detections with a lower score are left out.
+        compile: run a compiled copy of the detector (see `compile_for_inference`): faster, equal up to rounding.
+
+    Attributes:
+        category_names: name of each label, from label 1 on.
+
+    Raises:
+        InputError: the config, the weights or the device cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | Config | None = None,
+        weights: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        threshold: float = 0.3,
+        compile: bool = True,
+    ) -> None:
+        self._cfg = _merged(config, weights, device, compile)
+        self._model = load_detector(self._cfg)
+        self._normalization = build_normalization(self._cfg)
+        self.category_names = category_names(self._cfg)
+        self.threshold = threshold
+
+    def __call__(self, images: Picture | Sequence[Picture], bgr: bool = False) -> BoxList | list[BoxList]:
+        """Detect objects in one image or in several.
+
+        Args:
+            images: a path, a PIL image or an (H, W, 3) uint8 array in RGB; or a list of them. The picture in a file is
+                turned upright as its EXIF tag says; PIL images and arrays are taken as they are.
+            bgr: the channels of arrays are in the order blue, green, red, as OpenCV has them.
+
+        Returns:
+            Boxes "xyxy" in pixels of the image, best first, with fields "scores" (N,) float32, "labels" (N,) int64
+            (1-based) and "names" (a list of N texts), on the CPU. A list of them for a list of images.
+
+        Raises:
+            InputError: an image cannot be read or has another type or shape.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self._detect_all([images], bgr)[0]
+        return self._detect_all(images, bgr)
+
+    def _detect_all(self, images: Sequence[Picture], bgr: bool) -> list[BoxList]:
+        results: dict[int, BoxList] = {}
+        waiting: defaultdict[tuple[int, int], list[_Sample]] = defaultdict(list)
+        for position, image in enumerate(images):
+            sample = self._prepare(position, _as_rgb(image, bgr))
+            same_size = waiting[padded_size([sample.pixels.shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)]
+            same_size.append(sample)
+            if len(same_size) == self._cfg.TEST.IMS_PER_BATCH:
+                results.update(self._detect_batch(same_size))
+                same_size.clear()
+        for same_size in filter(None, waiting.values()):
+            results.update(self._detect_batch(same_size))
+        return [results[position] for position in range(len(images))]
+
+    def _prepare(self, position: int, image: Image.Image) -> "_Sample":
+        size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
+        return _Sample(position, resize_pixels(torch.from_numpy(np.array(image)), size), image.size)
+
+    def _detect_batch(self, samples: "list[_Sample]") -> dict[int, BoxList]:
+        pixels = [sample.pixels for sample in samples]
+        images = to_byte_images(pixels, self._normalization, self._cfg.DATALOADER.SIZE_DIVISIBILITY)
+        detections = detect(self._model, images, [sample.size for sample in samples], self._cfg.MODEL.DEVICE)
+        return {sample.position: self._finish(boxes) for sample, boxes in zip(samples, detections, strict=True)}
+
+    def _finish(self, boxes: BoxList) -> BoxList:
+        boxes = boxes[boxes.get_field("scores") >= self.threshold]
+        boxes.add_field("names", [self.category_names[label - 1] for label in boxes.get_field("labels").tolist()])
+        return boxes
+
+
+class _Sample(NamedTuple):
+    """A resized image, (h, w, 3) uint8, its position among the images of the call and its size before resizing."""
+
+    position: int
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+def _merged(
+    config: str | os.PathLike | Config | None,
+    weights: str | os.PathLike | None,
+    device: str | torch.device | None,
+    compile: bool,
+) -> Config:
+    if config is None:
+        raise InputError("Predictor needs a config: give the path of the YAML file that the detector was trained with.")
+    if isinstance(config, Config):
+        merged = config.clone()
+    else:
+        merged = cfg.clone()
+        merged.merge_from_file(os.fspath(config))
+    merged.defrost()
+    merged.TEST.COMPILE = compile
+    if weights is not None:
+        merged.MODEL.WEIGHT = os.fspath(weights)
+    if device is not None:
+        merged.MODEL.DEVICE = str(device)
+    merged.freeze()
+    return merged
+
+
+def _as_rgb(image: Picture, bgr: bool) -> Image.Image:
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(os.fspath(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if not isinstance(image, np.ndarray):
+        raise InputError(
+            f"Predictor takes paths, PIL images and (H, W, 3) uint8 arrays, not {type(image).__name__}: convert it."
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(
+            f"An image array must be uint8 of shape (H, W, 3); this one is {image.dtype} of shape {image.shape}: "
+            "convert it to 8 bits a channel and three channels."
+        )
+    return Image.fromarray(image[..., ::-1] if bgr else image)

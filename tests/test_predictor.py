@@ -1,0 +1,208 @@
+"""Picture in, boxes out: the predictor gives what tools/test_net.py gives, for every form a picture comes in."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fcos_core
+from fcos_core import Predictor
+from fcos_core.config import cfg
+from fcos_core.errors import InputError
+from fcos_core.modeling.detector import build_detection_model
+
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.BACKBONE.CONV_BODY": "HRNET",
+    "MODEL.HRNET.WIDTH": 4,
+    "MODEL.HRNET.STEM_CHANNELS": 8,
+    "MODEL.HRNET.STAGE1_CHANNELS": 4,
+    "MODEL.HRNET.NUM_MODULES": (1, 1, 1, 1),
+    "MODEL.HRNET.NUM_BLOCKS": (1, 1, 1, 1),
+    "MODEL.HRNET.FPN.OUT_CHANNEL": 64,
+    "MODEL.FCOS.NUM_CLASSES": 4,
+    "MODEL.FCOS.NUM_CONVS": 1,
+    # Random weights score every class near 0.5, so that each image has detections of each class.
+    "MODEL.FCOS.PRIOR_PROB": 0.5,
+    "INPUT.MIN_SIZE_TEST": 64,
+    "INPUT.MAX_SIZE_TEST": 107,
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    made = cfg.clone()
+    made.merge_from_list([word for option in TINY.items() for word in option])
+    return made
+
+
+@pytest.fixture(scope="module")
+def weights(config, tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    model = build_detection_model(config)
+    # Scores of different locations differ by more than rounding.
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.5)
+    torch.save({"model": model.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(config, weights):
+    return Predictor(config, weights)
+
+
+def picture(size=(80, 60), seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+def assert_same(found, expected, score=1e-5, pixels=1e-3):
+    assert found.size == expected.size and len(found) == len(expected) > 0
+    torch.testing.assert_close(found.get_field("scores"), expected.get_field("scores"), rtol=0, atol=score)
+    torch.testing.assert_close(found.bbox, expected.bbox, rtol=0, atol=pixels)
+    assert found.get_field("names") == expected.get_field("names")
+
+
+def test_boxes_are_in_pixels_of_the_picture_with_scores_labels_and_names(predictor):
+    boxes = predictor(picture((160, 120)))
+    assert boxes.mode == "xyxy" and boxes.size == (160, 120)
+    assert boxes.bbox[:, 0::2].max() <= 160 and boxes.bbox[:, 2].max() > 107
+    scores, labels = boxes.get_field("scores"), boxes.get_field("labels")
+    assert (scores[:-1] >= scores[1:]).all() and scores.min() >= 0.3
+    assert boxes.get_field("names") == [f"class {label}" for label in labels.tolist()]
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff"])
+def test_a_file_a_pil_image_and_an_array_are_one_picture(predictor, tmp_path, suffix):
+    image = picture()
+    image.save(tmp_path / f"i.{suffix}")
+    expected = predictor(image)
+    rgb = np.array(image)
+    assert_same(predictor(tmp_path / f"i.{suffix}"), expected)
+    assert_same(predictor(str(tmp_path / f"i.{suffix}")), expected)
+    assert_same(predictor(rgb), expected)
+    assert_same(predictor(rgb[..., ::-1], bgr=True), expected)
+    # Channel order matters: the network sees another picture when the order is not said.
+    assert not torch.equal(predictor(rgb[..., ::-1]).bbox[:5], expected.bbox[:5])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_file_is_turned_upright_as_its_exif_tag_says(predictor, tmp_path, orientation):
+    upright = picture()
+    # The transposition that each orientation undoes (EXIF 2.3, tag 0x0112).
+    stored = {
+        1: upright,
+        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.transpose(Image.Transpose.ROTATE_180),
+        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.transpose(Image.Transpose.ROTATE_90),
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "i.png", exif=exif)
+    assert_same(predictor(tmp_path / "i.png"), predictor(upright))
+
+
+def test_grey_cmyk_palette_and_16_bit_pictures(predictor, tmp_path):
+    grey = picture().convert("L")
+    expected = predictor(grey.convert("RGB"))
+    assert_same(predictor(grey), expected)
+    assert_same(predictor(grey.convert("P")), expected)
+    sixteen = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    sixteen.save(tmp_path / "i.png")
+    assert_same(predictor(tmp_path / "i.png"), expected)
+    cmyk = picture().convert("CMYK")
+    assert_same(predictor(cmyk), predictor(cmyk.convert("RGB")))
+
+
+@pytest.mark.parametrize("ims_per_batch", [1, 3, 8])
+def test_boxes_of_a_picture_do_not_depend_on_what_it_is_batched_with(config, weights, ims_per_batch):
+    config = config.clone()
+    config.TEST.IMS_PER_BATCH = ims_per_batch
+    predictor = Predictor(config, weights)
+    sizes = [(80, 60), (60, 80), (100, 60), (80, 60), (61, 80), (64, 64), (80, 60), (40, 90), (80, 60)]
+    pictures = [picture(size, seed) for seed, size in enumerate(sizes)]
+    together = predictor(pictures)
+    assert [boxes.size for boxes in together] == sizes
+    for boxes, image in zip(together, pictures, strict=True):
+        assert_same(boxes, predictor(image))
+
+
+def test_no_pictures_give_no_boxes(predictor):
+    assert predictor([]) == []
+
+
+def test_a_detector_that_is_not_compiled_gives_the_same_boxes(config, weights, predictor):
+    # Compiling folds normalizations into convolutions: the issue of the compiler allows 1e-4 in score and 0.05 px.
+    assert_same(Predictor(config, weights, compile=False)(picture()), predictor(picture()), 1e-4, 0.05)
+
+
+def test_the_threshold_is_the_lowest_score(config, weights, predictor):
+    scores = predictor(picture()).get_field("scores")
+    threshold = float(scores[len(scores) // 2])
+    boxes = Predictor(config, weights, threshold=threshold)(picture())
+    assert len(boxes) == int((scores >= threshold).sum()) < len(scores)
+
+
+def test_config_and_weights_may_come_from_files(config, weights, predictor, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(config.dump())
+    assert_same(Predictor(path, str(weights), device="cpu")(picture()), predictor(picture()))
+    named = config.clone()
+    named.MODEL.WEIGHT = str(weights)
+    assert_same(Predictor(named)(picture()), predictor(picture()))
+    assert config.MODEL.WEIGHT == "", "the caller's config stays as it is"
+
+
+def test_names_are_those_of_the_dataset(config, weights, tmp_path):
+    categories = [{"id": 7, "name": "apple"}, {"id": 3, "name": "pear"}, {"id": 9, "name": "plum"}]
+    content = {"images": [{"id": 1, "file_name": "1.png", "width": 5, "height": 5}], "categories": categories}
+    (tmp_path / "own.json").write_text(json.dumps({**content, "annotations": []}))
+    own = config.clone()
+    own.merge_from_list(["DATASETS.TEST", ("own",), "DATASETS.CATALOG.own.img_dir", str(tmp_path)])
+    own.merge_from_list(["DATASETS.CATALOG.own.ann_file", str(tmp_path / "own.json")])
+    # Labels follow ascending category ids.
+    assert Predictor(own, weights).category_names == ("pear", "apple", "plum")
+
+
+def test_names_of_coco_need_no_annotation_file(config):
+    coco = config.clone()
+    coco.merge_from_list(["DATASETS.TEST", ("coco_2014_minival",), "MODEL.FCOS.NUM_CLASSES", 81])
+    names = fcos_core.data.category_names.category_names(coco)
+    # COCO's 80 categories in the order of their ids, 1 to 90 (cocodataset.org, "explore").
+    assert len(names) == 80 and names[0] == "person" and names[12] == "parking meter" and names[79] == "toothbrush"
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (np.zeros((4, 5), np.uint8), r"uint8 of shape \(H, W, 3\); this one is uint8 of shape \(4, 5\)"),
+        (np.zeros((4, 5, 4), np.uint8), r"shape \(4, 5, 4\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
+        (np.zeros((4, 5, 3), np.float32), "float32"),
+        (torch.zeros(3, 4, 5), "not Tensor"),
+        (None, "not NoneType"),
+        ("nowhere.jpg", r"'nowhere\.jpg' .* cannot be read"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_a_sentence(predictor, image, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        predictor(image)
+    assert "SKIP_UNREADABLE" not in str(caught.value)
+
+
+def test_a_predictor_without_config_or_weights_says_what_to_give(config):
+    with pytest.raises(InputError, match="needs a config: give the path of the YAML"):
+        Predictor()
+    with pytest.raises(InputError, match=r"MODEL\.WEIGHT"):
+        Predictor(config)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"no CUDA device.*cpu"):
+            Predictor(config, "any.pth", device="cuda")
