@@ -78,7 +78,7 @@ def _are_ranges(values: Any, cfg: Config) -> bool:
 
 
 def _trains_batch_norm(cfg: Config) -> bool:
-    return cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN
+    return bool(cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN)
 
 
 RULES: dict[str, Rule] = {
