@@ -78,7 +78,7 @@ def _are_ranges(values: Any, cfg: Config) -> bool:
 
 
 def _trains_batch_norm(cfg: Config) -> bool:
-    return cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN
+    return bool(cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN)
 
 
 RULES: dict[str, Rule] = {
@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
     "MODEL.HRNET.FPN.CONV_STRIDE": _rule(lambda stride: stride in (1, 2), "1 or 2"),
     "MODEL.FCOS.NUM_CLASSES": _at_least(2, ", because it counts the background"),
     "MODEL.FCOS.TARGET_ASSIGN": Rule(
-        _are_ranges, "one pair for each level of FPN_STRIDES, or [] for the published ranges"
+        _are_ranges, "5 pairs for 5 levels of FPN_STRIDES, 6 pairs for 6 levels, or [] for the published ranges"
     ),
     "MODEL.FCOS.NUM_CONVS": _at_least(0),
     "MODEL.FCOS.PRIOR_PROB": _rule(lambda prob: 0 < prob < 1, "a probability between 0 and 1"),

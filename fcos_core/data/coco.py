@@ -229,7 +229,7 @@ def _kept_rows(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray
         return every
     usable = (table.boxes[:, 2:] > 1).all(axis=1)
     before = np.concatenate([[0], np.cumsum(usable)])
-    kept = every[before[table.offsets[1:]] > before[table.offsets[:-1]]]
+    kept: np.ndarray = every[before[table.offsets[1:]] > before[table.offsets[:-1]]]
     if not len(kept):
         raise InputError(
             f"'{table.ann_file}' has no image with a box wider and higher than 1 pixel to train on: give it "
