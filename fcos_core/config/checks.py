@@ -16,22 +16,16 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 
 class Rule(NamedTuple):
-    """A condition on the value of one key.
+    """A condition on the value of one key."""
 
-    Attributes:
-        holds: takes the value and the whole config; returns True if the value can be used.
-        wanted: completes the sentence "KEY is VALUE: write ...".
-    """
-
-    holds: Callable[[Any, Config], bool]
-    wanted: str
+    holds: Callable[[Any, Config], bool]  # takes the value and the whole config
+    wanted: str  # completes the sentence "KEY is VALUE: write ..."
 
 
 def check_values(cfg: Config) -> None:
     """Check every value that has a rule, because a wrong value would fail much later or change results silently.
 
-    Raises:
-        InputError: a value cannot be used; the message names the key, the value and a value to write instead.
+    Raise InputError, with the key, its value and a value to write instead, if a value cannot be used.
     """
     for key, rule in RULES.items():
         value = cfg
@@ -60,8 +54,12 @@ def _are_three_numbers(values: Any) -> bool:
     return len(values) == 3 and all(isinstance(value, (int, float)) for value in values)
 
 
+def _are_positive_integers(values: Any) -> bool:
+    return len(values) > 0 and _are_integers(values) and min(values) >= 1
+
+
 def _are_four_stages(values: Any) -> bool:
-    return len(values) == 4 and _are_integers(values) and min(values) >= 1
+    return len(values) == 4 and _are_positive_integers(values)
 
 
 def _grow_by_one(values: Any) -> bool:
@@ -109,10 +107,7 @@ RULES: dict[str, Rule] = {
     "MODEL.FCOS.LOSS_ALPHA": _rule(lambda alpha: 0 <= alpha <= 1, "0 to 1"),
     "MODEL.FCOS.NMS_TH": _at_least(0),
     "MODEL.FCOS.PRE_NMS_TOP_N": _at_least(1),
-    "INPUT.MIN_SIZE_TRAIN": _rule(
-        lambda sizes: len(sizes) > 0 and _are_integers(sizes) and min(sizes) >= 1,
-        "one or more integers of at least 1",
-    ),
+    "INPUT.MIN_SIZE_TRAIN": _rule(_are_positive_integers, "one or more integers of at least 1"),
     "INPUT.MIN_SIZE_RANGE_TRAIN": _rule(_is_size_range, "(lowest, highest), or (-1, -1) to use MIN_SIZE_TRAIN"),
     "INPUT.MAX_SIZE_TRAIN": _at_least(1),
     "INPUT.MIN_SIZE_TEST": _at_least(1),

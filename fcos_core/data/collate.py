@@ -11,24 +11,13 @@ Batch = tuple[ByteImages, list[BoxList], list[int]]
 
 
 class BatchCollator:
-    """Pads 8-bit images to a common size and gathers them with their boxes and indices.
-
-    Args:
-        size_divisible: height and width of a batch are multiples of this number.
-        normalization: normalizes the batch on the network's device.
-    """
+    """Pads 8-bit images to a common size and gathers them with their boxes and indices; see `to_byte_images`."""
 
     def __init__(self, size_divisible: int, normalization: PixelNormalization) -> None:
-        self.size_divisible = size_divisible
-        self.normalization = normalization
+        self.size_divisible, self.normalization = size_divisible, normalization
 
     def __call__(self, samples: Sequence[tuple[Tensor, BoxList, int]], at_least: tuple[int, int] = (0, 0)) -> Batch:
-        """Return N images with their true sizes, N box lists and N dataset indices.
-
-        Args:
-            samples: at least one (pixels (h, w, 3) uint8 RGB, boxes, dataset index).
-            at_least: (height, width) to pad to where no image is larger.
-        """
+        """Gather samples, at least one (pixels (h, w, 3) uint8 RGB, boxes, dataset index)."""
         images, targets, indices = zip(*samples, strict=True)
         batch = to_byte_images(images, self.normalization, self.size_divisible, at_least)
         return batch, list(targets), list(indices)

@@ -1,8 +1,7 @@
 """Load the compiled kernels of csrc/ and register operators with PyTorch's dispatcher.
 
 Each operator is stated once, in a file of this folder: schema, argument checks, reference definition, shape function,
-gradient, and the public function that runs the checks and calls `torch.ops.fcos_core`. csrc/ adds compiled kernels for
-the CPU and CUDA. On a device without a compiled kernel the reference definition runs.
+gradient and public function. On a device for which csrc/ has no compiled kernel, the reference definition runs.
 """
 
 import functools
@@ -13,19 +12,21 @@ from typing import Any
 
 import torch
 
-_HOW_TO_BUILD = "To build them, run `pip install --no-build-isolation -e .` in the repository."
 _CPU_KERNELS: list[str] = []  # operators that csrc/ implements for the CPU
+
+
+@functools.cache
+def _warn(fault: str) -> None:
+    how_to_build = "To build them, run `pip install --no-build-isolation -e .` in the repository."
+    warnings.warn(f"{fault}; slower pure PyTorch ones serve. {how_to_build}", stacklevel=3)
+
 
 try:
     importlib.import_module("fcos_core._C")
     COMPILED = True
 except ImportError as error:
     COMPILED = False
-    warnings.warn(
-        f"The compiled operators of fcos_core were not found ({error}); "
-        f"slower pure PyTorch ones serve. {_HOW_TO_BUILD}",
-        stacklevel=2,
-    )
+    _warn(f"The compiled operators of fcos_core were not found ({error})")
 
 
 def define(
@@ -34,8 +35,7 @@ def define(
     """Register the operator `torch.ops.fcos_core.NAME`.
 
     Args:
-        name: the operator's name.
-        schema: its arguments and results, in PyTorch's schema language.
+        name, schema: of the operator, in PyTorch's schema language.
         definition: plain PyTorch function that runs on devices without a compiled kernel.
         fake: function that returns empty tensors of the results' shapes and dtypes, for torch.compile and torch.export.
         cpu_kernel: True if csrc/ has a kernel for the CPU.
@@ -48,7 +48,7 @@ def define(
     def kernel(*args: Any) -> Any:
         # On a CPU the package calls only the operators that have a CPU kernel.
         if COMPILED and args[0].device.type != "cpu":
-            _warn_no_kernel(args[0].device.type)
+            _warn(f"The operators of fcos_core were compiled without kernels for {args[0].device.type}")
         return definition(*args)
 
     torch.library.impl(operator, "default", func=kernel)
@@ -61,20 +61,7 @@ def warn_if_older_than_source() -> None:
     """Warn if the extension lacks CPU kernels that csrc/ has; call it after all operators are defined."""
     missing = [name for name in _CPU_KERNELS if not has_kernel(name, "CPU")]
     if COMPILED and missing:
-        warnings.warn(
-            f"The compiled operators of fcos_core are older than its source and lack {', '.join(missing)}; "
-            f"slower pure PyTorch ones serve. {_HOW_TO_BUILD}",
-            stacklevel=2,
-        )
-
-
-@functools.cache
-def _warn_no_kernel(device_type: str) -> None:
-    warnings.warn(
-        f"The operators of fcos_core were compiled without kernels for {device_type}; "
-        f"slower pure PyTorch ones serve. {_HOW_TO_BUILD}",
-        stacklevel=2,
-    )
+        _warn(f"The compiled operators of fcos_core are older than its source and lack {', '.join(missing)}")
 
 
 @functools.cache
@@ -84,12 +71,7 @@ def has_kernel(name: str, dispatch_key: str) -> bool:
 
 
 def refuse_second_derivative(name: str, definition: str) -> None:
-    """Raise RuntimeError if the running backward pass records a graph, as create_graph=True asks for.
-
-    Args:
-        name: the operator.
-        definition: plain PyTorch function that computes the same and has a second derivative.
-    """
+    """Raise RuntimeError if a backward pass records a graph (create_graph=True); point to the plain `definition`."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             f"{name} can be differentiated once; create_graph=True asks for a second derivative. {definition} has one."

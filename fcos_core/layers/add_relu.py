@@ -6,25 +6,12 @@ from torch import Tensor
 
 from fcos_core.layers._operators import define, has_kernel
 
-__all__ = ["add_relu_", "add_relu_reference_"]
-
 
 def add_relu_(x: Tensor, bias: Tensor | None, shortcut: Tensor | None, relu: bool) -> Tensor:
-    """Add `bias` and `shortcut` to x and apply ReLU if `relu`, in place and without a gradient.
+    """Add `bias` (C,) and `shortcut` (N, C, H, W) to x, apply ReLU if `relu`, in place without a gradient; return x.
 
-    On CUDA one kernel reads and writes a channels-last x once.
-
-    Args:
-        x: (N, C, H, W) floating point.
-        bias: (C,) of x's dtype, or None.
-        shortcut: of x's dtype and shape, or None.
-        relu: apply ReLU.
-
-    Returns:
-        x.
-
-    Raises:
-        RuntimeError: a shape, dtype or device is not as above.
+    On CUDA one kernel reads and writes a channels-last x once. Raise RuntimeError unless x is floating point and
+    `bias` and `shortcut`, if given, are of its dtype and device.
     """
     _check(x, bias, shortcut)
     if _fits_kernel(x):

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from fcos_core.layers._operators import define
 
-__all__ = ["assign_targets", "assign_targets_reference"]
-
 
 def assign_targets(
     locations: Tensor, ranges: Tensor, boxes: Tensor, labels: Tensor, offsets: Tensor
@@ -17,7 +15,8 @@ def assign_targets(
 
     A location is a candidate for a box if it lies strictly inside the box and its largest distance to a side falls in
     the location's range, ends included. Among several boxes the location takes the box of least area, among equal
-    areas the first. The corner pixels count in an area: (x2 - x1 + 1) * (y2 - y1 + 1).
+    areas the first. The corner pixels count in an area: (x2 - x1 + 1) * (y2 - y1 + 1). Raise RuntimeError if a shape,
+    dtype, device or number is not as below.
 
     Args:
         locations: (L, 2) float32 or float64, (x, y) in pixels.
@@ -28,11 +27,8 @@ def assign_targets(
             from 0 to M. On CUDA their values are not checked, because the host would have to wait for the device.
 
     Returns:
-        (N, L) int64, the box's label, 0 without a box, and (N, L, 4), the distances (left, top, right, bottom) to
-        its sides in pixels, 0 without a box.
-
-    Raises:
-        RuntimeError: a shape, dtype, device or number is not as above.
+        (N, L) int64, the box's label, and (N, L, 4), the distances (left, top, right, bottom) to its sides in pixels;
+        both are 0 without a box.
     """
     _check(locations, ranges, boxes, labels, offsets)
     return torch.ops.fcos_core.assign_targets(locations, ranges, boxes, labels, offsets)

@@ -22,9 +22,9 @@ def conv_norm(
 
     After `convert_convs`, the result overwrites `shortcut`, so nothing else may read `shortcut` afterwards.
 
-    In training with fixed statistics, the normalization is folded into the convolution's weight and bias. The
-    normalization then keeps no activation for the backward pass, which halves the activations that a network keeps.
-    Gradients reach the norm's parameters through the folded weight and bias.
+    In training with fixed statistics, the normalization is folded into the convolution's weight and bias, through
+    which gradients reach its parameters. It then keeps no activation for the backward pass, which halves the
+    activations that a network keeps.
     """
     if isinstance(conv, InferenceConv2d) and isinstance(norm, nn.Identity):
         return conv(x, shortcut, relu)
@@ -40,12 +40,7 @@ def conv_norm(
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the convolution that computes `norm(conv(x))`, differentiable.
-
-    Args:
-        conv: convolution before the norm.
-        norm: normalization with fixed statistics.
-    """
+    """Return weight and bias, differentiable, of the convolution that computes `norm(conv(x))` for fixed statistics."""
     scale = norm.weight * (norm.running_var + epsilon(norm)).rsqrt()
     offset = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
     return conv.weight * scale[:, None, None, None], norm.bias - offset * scale
@@ -66,10 +61,8 @@ def epsilon(norm: nn.Module) -> float:
 def convert_convs(model: nn.Module) -> int:
     """Replace every convolution of `model` by an `InferenceConv2d`, in place.
 
-    A norm with fixed statistics directly after a convolution is folded into it and replaced by an identity.
-
-    Returns:
-        Number of norms that were folded.
+    Fold a norm with fixed statistics directly after a convolution into it and replace the norm by an identity. Return
+    the number of folded norms.
     """
     num_folded = 0
     for module in list(model.modules()):

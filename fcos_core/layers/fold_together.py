@@ -16,9 +16,8 @@ from fcos_core.layers.conv_norm import FOLDS, conv_norm_pairs, epsilon, has_fixe
 def folded_together(module: nn.Module) -> Iterator[None]:
     """Fold all fixed normalizations in `module` on entry, for `conv_norm` to use inside the context in training.
 
-    Folded one by one, each normalization takes some twenty small kernels in forward and backward pass, which on a GPU
-    is longer than its convolution. Here all norms of one filter size share these kernels. torch.compile fuses such
-    kernels itself, so compiled code does not use these folds.
+    Folding one norm takes some twenty small kernels in forward and backward pass, on a GPU longer than its convolution.
+    Here all norms of one filter size share them. Compiled code uses no folds: torch.compile fuses the kernels itself.
     """
     token = FOLDS.set(_fold_all(module))
     try:
@@ -54,10 +53,7 @@ def _fold(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], eps: float) ->
 
 
 class _ScaleChannels(Function):
-    """Multiplies each output channel of many dense weights (O_i, I_i, H_i, W_i) by its element of `scale`.
-
-    I_i * H_i * W_i is the same for all weights.
-    """
+    """Multiplies each output channel of dense weights (O_i, I_i, H_i, W_i), of one I_i * H_i * W_i, by its `scale`."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, scale: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:

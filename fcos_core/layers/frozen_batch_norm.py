@@ -5,18 +5,12 @@ from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """BatchNorm whose weight, bias, mean and variance are buffers; without epsilon, as in Caffe2's ResNets.
-
-    Args:
-        num_features: C of an input (N, C, H, W).
-    """
+    """BatchNorm of (N, C, H, W) whose numbers are all buffers; without epsilon, as in Caffe2's ResNets."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((num_features,), value))
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.weight * self.running_var.rsqrt()

@@ -8,18 +8,13 @@ from torch import Tensor, nn
 
 from fcos_core.layers._operators import define, has_kernel, refuse_second_derivative
 
-__all__ = ["group_norm_relu", "group_norm_relu_reference"]
-
 
 def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Compute `relu(norm(x))` for x (N, C, H, W).
+    """Compute `relu(norm(x))` for x (N, C, H, W); raise RuntimeError if x and `norm` differ in channels or device.
 
     On CUDA, PyTorch's own kernels copy a channels-last map to NCHW, and the next convolution copies it back. The
     operator of this package stays channels-last and keeps only x for the backward pass. It rounds half types once, at
     the output; PyTorch's kernels round `weight` and `bias` too.
-
-    Raises:
-        RuntimeError: x and `norm` do not fit in channels or device.
     """
     if not _fits_kernel(x, norm):
         return F.relu_(norm(x))
@@ -62,19 +57,11 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> None:
 def group_norm_relu_reference(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `relu(group_norm(x))` in plain PyTorch.
+    """Compute y = `relu(group_norm(x))` in plain PyTorch, half types in float32.
 
-    Args:
-        x: (N, C, H, W) floating point; half types are computed in float32.
-        weight, bias: (C,) of x's dtype, float32 for half types.
-        groups: number of groups, divides C.
-        epsilon: added to the variance.
-
-    Returns:
-        y of x's shape and dtype, channels-last; mean and 1 / standard deviation (N, groups) of weight's dtype.
-
-    Raises:
-        RuntimeError: a shape, dtype or device is not as above.
+    Return y of x's shape and dtype, channels-last; mean and 1 / standard deviation (N, groups) of weight's dtype.
+    Raise RuntimeError unless x is (N, C, H, W) floating point, `groups` divides C, and `weight` and `bias` are (C,)
+    of x's dtype, or of float32 for half types.
     """
     _check(x, weight, bias, groups)
     values = x.to(weight.dtype)
@@ -88,13 +75,7 @@ def group_norm_relu_reference(
 def group_norm_relu_backward_reference(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias.
-
-    Args:
-        grad: gradient of y.
-        x, weight, bias: arguments of `group_norm_relu_reference`.
-        mean, rstd: its results.
-    """
+    """Return the gradients of x, weight and bias from the gradient of y; see `group_norm_relu_reference`."""
     groups = mean.size(1)
     normalized = (x.to(weight.dtype) - _to_channels(mean, x)) * _to_channels(rstd, x)
     passes = ~(normalized * weight[:, None, None] + bias[:, None, None] <= 0)

@@ -7,37 +7,21 @@ from fcos_core.layers.add_relu import add_relu_
 
 
 class InferenceConv2d(nn.Conv2d):
-    """Convolution with fixed weight and bias that adds a shortcut and applies ReLU.
+    """Convolution with the geometry of `conv` and a fixed `weight` and `bias` that adds a shortcut and applies ReLU.
 
     On a CPU one oneDNN kernel does all of it, through the operators that torch.compile uses. On CUDA, `add_relu_` does
     in one kernel everything after cuDNN's convolution. cuDNN's own fused kernels are many times slower for some shapes
     (PyTorch issue 68506), or are compiled again for every shape.
-
-    Args:
-        conv: convolution whose stride, padding, dilation and groups are used.
-        weight, bias: new parameters, for example from `fcos_core.layers.conv_norm.folded`.
     """
 
     def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=False,
-            device="meta",
-        )
+        geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+        super().__init__(conv.in_channels, conv.out_channels, *geometry, bias=False, device="meta")
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
-        """Convolve x (N, C, H, W), add `shortcut` of the output's shape, and apply ReLU if `relu`.
-
-        The result may overwrite `shortcut` and be returned in its memory.
-        """
+        """Convolve x (N, C, H, W), add `shortcut`, whose memory the result may take, and apply ReLU if `relu`."""
         if _fits_onednn(x):
             return self._onednn(x, shortcut, relu)
         # cuDNN's convolutions have no bias, and PyTorch would add it in a separate pass.

@@ -8,14 +8,10 @@ class IOULoss(nn.Module):
     """IoU loss, -log((intersection + 1) / (union + 1)), of boxes that share a location (UnitBox, sec. 3.1)."""
 
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the weighted mean loss.
+        """Return the scalar sum(loss * weight) / sum(weight), 0 without pairs.
 
-        Args:
-            pred, target: (N, 4) distances (left, top, right, bottom) in pixels, positive.
-            weight: (N,), weight of each pair; all pairs weigh the same if it is None or all zeros.
-
-        Returns:
-            Scalar: sum(loss * weight) / sum(weight), 0 without pairs.
+        `pred`, `target` are (N, 4) distances (left, top, right, bottom) in pixels, positive. All pairs weigh the same
+        if `weight` (N,) is None or all zeros.
         """
         losses = iou_losses(pred, target)
         if losses.numel() == 0:

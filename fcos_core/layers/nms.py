@@ -5,57 +5,27 @@ from torch import Tensor
 
 from fcos_core.layers._operators import define
 
-__all__ = ["batched_nms", "nms", "nms_mask", "nms_mask_reference"]
-
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Return the indices of the boxes that non-maximum suppression keeps, best first.
-
-    Boxes are visited by decreasing score, equal scores by increasing index. A kept box suppresses every later box
-    whose IoU with it is strictly greater than `iou_threshold`. The corner pixels belong to a box: its width is
-    `x2 - x1 + 1`.
-
-    Args:
-        boxes: (N, 4) floating point, xyxy in pixels; half types are compared in float32. N may be 0.
-        scores: (N,) floating point. NaN counts as the highest score, -inf marks an empty slot.
-        iou_threshold: 0 or greater.
-
-    Returns:
-        (K,) int64 indices into boxes, by decreasing score, equal scores by increasing index.
-
-    Raises:
-        RuntimeError: a shape, dtype or device is not as above, or the threshold is negative or NaN.
-    """
+    """Return (K,) int64 indices of the boxes that non-maximum suppression keeps, best first; see `nms_mask`."""
     groups = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     return batched_nms(boxes, scores, groups, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """Apply `nms` to each group of boxes and return the kept indices of all groups together, best first.
-
-    Boxes are compared without shifting the groups apart, a common shortcut that loses float32 digits.
-
-    Args:
-        boxes: (N, 4) floating point, xyxy in pixels; half types are compared in float32. N may be 0.
-        scores: (N,) floating point. NaN counts as the highest score, -inf marks an empty slot.
-        groups: (N,) int64, any numbers: the class, or image * classes + class for a batch.
-        iou_threshold: 0 or greater.
-
-    Returns:
-        (K,) int64 indices into boxes, by decreasing score, equal scores by increasing index.
-
-    Raises:
-        RuntimeError: a shape, dtype or device is not as above, or the threshold is negative or NaN.
-    """
+    """Return (K,) int64 indices of the boxes that `nms_mask` keeps, by decreasing score, equal scores by index."""
     keep = nms_mask(boxes, scores, groups, iou_threshold)
     order = torch.argsort(scores.detach(), descending=True, stable=True)
     return order[keep[order]]
 
 
 def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """Return a mask of the boxes that `batched_nms` keeps.
+    """Return (N,) bool, True for the boxes that non-maximum suppression keeps in each group.
 
-    The result has a fixed size, so the host does not wait for the device.
+    The boxes of a group are visited by decreasing score, equal scores by increasing index. A kept box suppresses every
+    later box whose IoU with it is strictly greater than `iou_threshold`. The corner pixels belong to a box: its width
+    is `x2 - x1 + 1`. Groups are not shifted apart, a common shortcut that loses float32 digits. The result has a fixed
+    size, so the host does not wait for the device.
 
     Args:
         boxes: (N, 4) floating point, xyxy in pixels; half types are compared in float32. N may be 0.
@@ -63,9 +33,6 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float
             and suppresses nothing.
         groups: (N,) int64, any numbers: the class, or image * classes + class for a batch.
         iou_threshold: 0 or greater.
-
-    Returns:
-        (N,) bool, True where the box is kept.
 
     Raises:
         RuntimeError: a shape, dtype or device is not as above, or the threshold is negative or NaN.
@@ -139,8 +106,5 @@ def _fake(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -
 
 
 define(
-    "nms_mask",
-    "(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor",
-    nms_mask_reference,
-    _fake,
+    "nms_mask", "(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor", nms_mask_reference, _fake
 )

@@ -22,19 +22,12 @@ def upsample(x: Tensor, scale_factor: int, mode: str) -> Tensor:
         return F.interpolate(x, scale_factor=scale_factor, mode=mode)
 
 
-class Upsample(nn.Module):
-    """Layer that applies `upsample`."""
-
-    def __init__(self, scale_factor: int, mode: str) -> None:
-        super().__init__()
-        self.scale_factor = scale_factor
-        self.mode = mode
+class Upsample(nn.Upsample):
+    """`nn.Upsample` that keeps the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return upsample(x, self.scale_factor, self.mode)
-
-    def extra_repr(self) -> str:
-        return f"scale_factor={self.scale_factor}, mode={self.mode!r}"
+        with without_autocast(x):
+            return super().forward(x)
 
 
 class GroupNorm(nn.GroupNorm):

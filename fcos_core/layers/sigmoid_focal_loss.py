@@ -8,30 +8,16 @@ from torch import Tensor, nn
 
 from fcos_core.layers._operators import define, refuse_second_derivative
 
-__all__ = ["SigmoidFocalLoss", "sigmoid_focal_loss", "sigmoid_focal_loss_sum", "sigmoid_focal_loss_sum_reference"]
-
 
 class SigmoidFocalLoss(nn.Module):
-    """Focal loss, summed over every class of every location.
-
-    Args:
-        gamma: focusing exponent, 0 or greater.
-        alpha: weight of the positives, in [0, 1].
-    """
+    """Focal loss, summed over every class of every location; see `sigmoid_focal_loss`."""
 
     def __init__(self, gamma: float, alpha: float) -> None:
         super().__init__()
-        self.gamma = gamma
-        self.alpha = alpha
+        self.gamma, self.alpha = gamma, alpha
 
     def forward(self, logits: Tensor, targets: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Return `sigmoid_focal_loss_sum`, a scalar: float32 for half logits, else of the dtype of logits.
-
-        Args:
-            logits: (N, C) floating point.
-            targets: (N,) int32 or int64, 0 background, 1..C the class, negative ignored.
-            scale: scalar that multiplies the sum; 1 if None.
-        """
+        """Return the scalar `sigmoid_focal_loss_sum` of logits (N, C) and targets (N,); scale None counts as 1."""
         if scale is None:
             scale = logits.new_ones((), dtype=torch.promote_types(logits.dtype, torch.float32))
         return sigmoid_focal_loss_sum(logits, targets, scale, self.gamma, self.alpha)
@@ -43,20 +29,11 @@ class SigmoidFocalLoss(nn.Module):
 def sigmoid_focal_loss_sum(logits: Tensor, targets: Tensor, scale: Tensor, gamma: float, alpha: float) -> Tensor:
     """Sum `sigmoid_focal_loss` over every class of every location and multiply the sum by `scale`.
 
-    One pass over the logits computes the sum and its gradient. The backward pass only multiplies this gradient by the
-    upstream gradient, and skips the multiplication where the upstream gradient is 1. The sum can be differentiated
-    once.
-
-    Args:
-        logits, targets, gamma, alpha: as for `sigmoid_focal_loss`. Losses of half logits are not rounded before the
-            sum.
-        scale: scalar tensor without gradient on the device of logits: 1 / the loss's normalizer.
-
-    Returns:
-        A scalar: float64 for float64 logits, else float32.
-
-    Raises:
-        RuntimeError: a shape, dtype, device or number is not as above, or scale requires a gradient.
+    One pass over the logits computes the sum and its gradient, so that the backward pass only multiplies this gradient
+    by the upstream gradient, unless that is 1. The sum can be differentiated once. It is a scalar, float64 for float64
+    logits, else float32; losses of half logits are not rounded before the sum. `scale`, a scalar tensor on the device
+    of logits, is 1 / the loss's normalizer. Raise RuntimeError for arguments that `sigmoid_focal_loss` refuses, or if
+    scale requires a gradient.
     """
     # A loss scaler must multiply float16 gradients before they are rounded, so the backward pass computes these.
     with_grad = torch.is_grad_enabled() and logits.requires_grad and logits.dtype != torch.float16
@@ -125,19 +102,9 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: flo
 def sigmoid_focal_loss_sum_reference(
     logits: Tensor, targets: Tensor, scale: Tensor, gamma: float, alpha: float, with_grad: bool
 ) -> tuple[Tensor, Tensor]:
-    """Compute the sum of `sigmoid_focal_loss`, times `scale`, and its gradient in plain PyTorch.
+    """Compute `sigmoid_focal_loss_sum` in plain PyTorch for a `scale` of the dtype of the loss.
 
-    Args:
-        logits, targets, gamma, alpha: as for `sigmoid_focal_loss`.
-        scale: scalar of the dtype of the loss.
-        with_grad: compute the gradient.
-
-    Returns:
-        The loss, a scalar: float64 for float64 logits, else float32. Its gradient with respect to logits, (N, C) of
-        their dtype, rounded once; (0,) without `with_grad`.
-
-    Raises:
-        RuntimeError: a shape, dtype, device or number is not as above.
+    Return also its gradient with respect to logits, (N, C) of their dtype, rounded once; (0,) without `with_grad`.
     """
     _check_sum(logits, targets, scale, gamma, alpha)
     loss = sigmoid_focal_loss(logits.to(scale.dtype), targets, gamma, alpha).sum() * scale

@@ -20,8 +20,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, H, W) to an output of the same shape and dtype; statistics are float32 or float64.
 
-        Raises:
-            ValueError: in training, all processes together have less than two values per channel.
+        Raise ValueError if all processes together have less than two values per channel in training.
         """
         if not self.training or comm.get_world_size() == 1:
             return super().forward(x)
@@ -29,7 +28,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         mean, var, count = _batch_statistics(x)
         if self.track_running_stats:
             self._track(mean, var * count / (count - 1))
-        dtype = _at_least_float32(x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
         invstd = (var + self.eps).rsqrt().to(dtype)
         return _Normalize.apply(x, self.weight, self.bias, mean.to(dtype), invstd, count)
 
@@ -46,19 +45,13 @@ class _Normalize(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        invstd: Tensor,
-        count: int,
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, invstd: Tensor, count: int
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, invstd)
         ctx.count = count
         out = _standardize(x, mean, invstd)
         if weight is not None:
-            out = out * _broadcast(weight, x) + _broadcast(bias, x)
+            out = out * weight[:, None, None] + bias[:, None, None]
         return out.to(x.dtype)
 
     @staticmethod
@@ -67,12 +60,13 @@ class _Normalize(Function):
         x, weight, mean, invstd = ctx.saved_tensors
         standardized = _standardize(x, mean, invstd)
         grad = grad.to(mean.dtype)
-        sums = torch.stack([_channel_sums(grad), _channel_sums(grad * standardized)])
+        sums = torch.stack([grad.sum((0, 2, 3)), (grad * standardized).sum((0, 2, 3))])
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            through_mean, through_std = comm.all_reduce_sum(sums) / ctx.count
-            grad_x = grad - _broadcast(through_mean, x) - standardized * _broadcast(through_std, x)
-            grad_x = (grad_x * _broadcast(invstd if weight is None else invstd * weight, x)).to(x.dtype)
+            through_mean, through_std = (comm.all_reduce_sum(sums) / ctx.count)[..., None, None]
+            scale = invstd if weight is None else invstd * weight
+            grad_x = (grad - through_mean - standardized * through_std) * scale[:, None, None]
+            grad_x = grad_x.to(x.dtype)
         if weight is not None:
             grad_bias, grad_weight = sums.to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None, None, None
@@ -85,11 +79,11 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
     Every process combines the same numbers in the same order, so all processes get the same bits.
     """
     shape = tuple(x.shape)
-    x = x.to(_at_least_float32(x))
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     channels = x.shape[1]
     count = x.numel() // channels
-    mean = _channel_sums(x) / max(count, 1)
-    squares = _channel_sums((x - _broadcast(mean, x)).square())
+    mean = x.sum((0, 2, 3)) / max(count, 1)
+    squares = (x - mean[:, None, None]).square().sum((0, 2, 3))
     # float64 even for float32 values: it represents every count exactly and keeps the digits of nearly equal means.
     own = torch.cat([mean.double(), squares.double(), mean.new_tensor([count], dtype=torch.float64)])
     gathered = [torch.empty_like(own) for _ in range(comm.get_world_size())]
@@ -104,19 +98,5 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
     return mean, squares.sum(0) / total, total
 
 
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _standardize(x: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
-    return (x.to(mean.dtype) - _broadcast(mean, x)) * _broadcast(invstd, x)
-
-
-def _broadcast(vector: Tensor, x: Tensor) -> Tensor:
-    """Reshape (C,) to (C, 1, ...), to broadcast with x (N, C, ...)."""
-    return vector.reshape(-1, *[1] * (x.ndim - 2))
-
-
-def _channel_sums(x: Tensor) -> Tensor:
-    """Sum (N, C, ...) over everything but the channels, to (C,)."""
-    return x.sum([0, *range(2, x.ndim)])
+    return (x.to(mean.dtype) - mean[:, None, None]) * invstd[:, None, None]

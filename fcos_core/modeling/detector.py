@@ -17,11 +17,9 @@ from fcos_core.structures.image_list import ByteImages, ImageList, to_image_list
 class Detector(nn.Module):
     """Backbone and FCOS: images to losses in training, to detections in evaluation.
 
-    Args:
-        backbone: (N, 3, H, W) to a list of levels, finest first. Its method level_sizes(height, width) gives the
-            (height, width) of each level for images of that padded size; without the method, the detector takes
-            ceil(size / stride).
-        rpn: FCOS on these levels; the name is the one in published checkpoints.
+    The backbone maps (N, 3, H, W) to a list of levels, finest first. Its method level_sizes(height, width) gives the
+    (height, width) of each level for images of that padded size; without the method, the detector takes
+    ceil(size / stride). Published checkpoints call FCOS `rpn`.
     """
 
     def __init__(self, backbone: nn.Module, rpn: FCOS) -> None:
@@ -37,8 +35,7 @@ class Detector(nn.Module):
         """Return losses in training mode, detections in evaluation mode.
 
         Args:
-            images: (N, 3, H, W), height and width multiples of 32, as the config's transforms give them, or bytes
-                that are normalized here; other forms as in `to_image_list`.
+            images: (N, 3, H, W), height and width multiples of 32, normalized; other forms as in `to_image_list`.
             targets: in training, boxes of each image with field "labels", (M,) int64, 1-based, in pixels of `images`;
                 or for a part of a batch, its part of the targets that `assign_targets` gave for the whole batch.
 
@@ -60,11 +57,9 @@ class Detector(nn.Module):
         return self.rpn(self.backbone(images.tensors), images.image_sizes, targets)
 
     def assign_targets(self, padded_size: tuple[int, int], targets: Sequence[BoxList]) -> AssignedTargets:
-        """Assign boxes to locations, and sum the normalizers of the losses over all processes.
+        """Assign the boxes of a process's whole share of a batch, see `forward` and `TargetAssigner`.
 
-        Args:
-            padded_size: (height, width) of the padded images in pixels.
-            targets: boxes of a process's whole share of a batch, as in `forward`.
+        `padded_size` is the (height, width) of the padded images in pixels.
         """
         if hasattr(self.backbone, "level_sizes"):
             level_sizes = self.backbone.level_sizes(*padded_size)
@@ -75,10 +70,9 @@ class Detector(nn.Module):
 
 
 def build_detection_model(cfg: Config) -> Detector:
-    """Build the detector that `cfg` describes, on the CPU, in training mode, randomly initialized.
+    """Build the detector of `cfg` on the CPU, in training mode, randomly initialized.
 
-    Raises:
-        InputError: a setting is unknown, does not fit another one, or is not built yet.
+    Raise InputError if a setting is unknown, does not fit another one, or is not built yet.
     """
     check_values(cfg)
     if cfg.MODEL.USE_SYNCBN:

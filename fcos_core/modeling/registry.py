@@ -19,11 +19,7 @@ class Registry(dict[str, Builder]):
         self._key = key
 
     def register(self, *names: str) -> Callable[[Builder], Builder]:
-        """Return a decorator that adds a builder under each of `names`.
-
-        Raises:
-            ValueError: the registry already has one of `names`.
-        """
+        """Return a decorator that adds a builder under each of `names`; it raises ValueError for a name in use."""
 
         def add(builder: Builder) -> Builder:
             for name in names:
@@ -35,11 +31,7 @@ class Registry(dict[str, Builder]):
         return add
 
     def build(self, name: str, cfg: Config) -> nn.Module:
-        """Call the builder of `name` with `cfg`.
-
-        Raises:
-            InputError: the name is unknown; the message gives the nearest known name.
-        """
+        """Call the builder of `name`; for an unknown name raise InputError with the nearest known name."""
         if name not in self:
             near = difflib.get_close_matches(name, self, n=1, cutoff=0.0)[0]
             raise InputError(f"{self._key} '{name}' is unknown; the nearest known name is '{near}'.")
@@ -47,5 +39,5 @@ class Registry(dict[str, Builder]):
 
 
 # A builder takes the config and returns a module: images (N, 3, H, W) to a list of feature levels, finest first.
-# The module publishes `out_channels` (one number for all levels) and `strides` (one number per level).
+# The module publishes `out_channels` (one number for all levels) and `strides` (in pixels, one number per level).
 BACKBONES = Registry("MODEL.BACKBONE.CONV_BODY")

@@ -13,13 +13,10 @@ FLIP_TOP_BOTTOM = 1
 
 
 class BoxList:
-    """N boxes on an image of a given size.
-
-    Pixels are inclusive: a box covers the pixels x1 to x2, so its width is x2 - x1 + 1.
+    """N boxes on an image. Pixels are inclusive: a box covers the pixels x1 to x2, so its width is x2 - x1 + 1.
 
     Args:
-        bbox: (N, 4) coordinates in pixels: a tensor, whose floating dtype is kept, or anything else that
-            `torch.as_tensor` takes, which becomes float32, as integers do.
+        bbox: (N, 4) in pixels; a tensor keeps a floating dtype, integers and lists become float32.
         image_size: (width, height) in pixels.
         mode: "xyxy" for (x1, y1, x2, y2) or "xywh" for (x1, y1, width, height).
 
@@ -37,10 +34,8 @@ class BoxList:
             raise ValueError(f"Boxes must have shape (N, 4), not {tuple(bbox.shape)}")
         if mode not in ("xyxy", "xywh"):
             raise ValueError(f"mode must be 'xyxy' or 'xywh', not {mode!r}")
-        self.bbox = bbox
         width, height = image_size
-        self.size = (width, height)
-        self.mode = mode
+        self.bbox, self.size, self.mode = bbox, (width, height), mode
         self.extra_fields: dict[str, Any] = {}
 
     def add_field(self, field: str, field_data: Any) -> None:
@@ -73,14 +68,7 @@ class BoxList:
         return self._like(self.bbox * self.bbox.new_tensor(ratios * 2), size=size)
 
     def transpose(self, method: int) -> BoxList:
-        """Mirror the boxes with their image.
-
-        Args:
-            method: FLIP_LEFT_RIGHT (0) or FLIP_TOP_BOTTOM (1).
-
-        Raises:
-            ValueError: `method` is neither of the two.
-        """
+        """Mirror the boxes with their image: FLIP_LEFT_RIGHT (0) or FLIP_TOP_BOTTOM (1), otherwise raise ValueError."""
         if method not in (FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM):
             raise ValueError("method must be FLIP_LEFT_RIGHT (0) or FLIP_TOP_BOTTOM (1)")
         x1, y1, x2, y2 = self.convert("xyxy").bbox.unbind(1)
@@ -92,10 +80,9 @@ class BoxList:
         return self._like(torch.stack([x1, y1, x2, y2], dim=1), mode="xyxy").convert(self.mode)
 
     def clip_to_image(self, remove_empty: bool = True) -> BoxList:
-        """Clip the boxes in place to 0 .. size - 1 on each axis.
+        """Clip the boxes in place to 0 .. size - 1 on each axis and return this list.
 
-        Returns:
-            With `remove_empty` a new list of the boxes with x2 > x1 and y2 > y1, otherwise this list.
+        With `remove_empty` return a new list of the boxes with x2 > x1 and y2 > y1.
         """
         boxes = self.convert("xyxy")
         width, height = self.size

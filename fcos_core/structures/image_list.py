@@ -13,11 +13,9 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 
 class ImageList:
-    """A zero-padded batch of images that the network takes, with the true size of each image.
+    """A zero-padded batch (N, C, H, W) for the network, with the true (height, width) of each image in pixels.
 
-    Args:
-        tensors: (N, C, H, W); each image stands at the top left, the padding is zero.
-        image_sizes: N times (height, width) in pixels, without padding.
+    Each image stands at the top left.
     """
 
     def __init__(self, tensors: Tensor, image_sizes: Sequence[Sequence[int]]) -> None:
@@ -45,10 +43,7 @@ class ImageList:
 class PixelNormalization:
     """Turns 8-bit RGB into the network's input: each channel minus its mean, divided by its deviation.
 
-    Attributes:
-        mean: three numbers, in the order and range of the channels that `to_bgr255` gives.
-        std: three numbers, likewise.
-        to_bgr255: True for BGR in 0-255, False for RGB in 0-1.
+    `to_bgr255` gives the order and range of channels, mean and std: BGR in 0-255 if True, RGB in 0-1 if False.
     """
 
     mean: tuple[float, float, float]
@@ -68,12 +63,9 @@ class PixelNormalization:
 
 @dataclass(frozen=True, eq=False)
 class ByteImages:
-    """A padded batch of 8-bit RGB images, which is moved as bytes and normalized on the network's device.
+    """A padded batch of 8-bit RGB images (N, 3, H, W), moved as bytes and normalized on the network's device.
 
-    Attributes:
-        pixels: (N, 3, H, W) uint8; each image stands at the top left. The padding may hold any value.
-        image_sizes: N times (height, width) in pixels, without padding.
-        normalization: turns the pixels into the network's input.
+    Each image stands at the top left; the padding may hold any value. `image_sizes` are without padding.
     """
 
     pixels: Tensor
@@ -112,29 +104,19 @@ class ByteImages:
 def to_byte_images(
     images: Sequence[Tensor], normalization: PixelNormalization, size_divisible: int = 0, at_least: Size = (0, 0)
 ) -> ByteImages:
-    """Gather 8-bit images into one batch, channels-last as the images are.
+    """Gather 8-bit RGB images, at least one (H, W, 3), into one channels-last batch.
 
-    Args:
-        images: at least one (H, W, 3) uint8, RGB.
-        normalization: see `ByteImages`.
-        size_divisible: see `to_image_list`.
-        at_least: (height, width) to pad to where no image is larger.
+    The batch is as large as the largest image and `at_least` (height, width), rounded up as in `padded_size`.
     """
     planes = [image.permute(2, 0, 1) for image in images]
-    pixels, sizes = _pad(planes, size_divisible, at_least, torch.channels_last)
-    return ByteImages(pixels, sizes, normalization)
+    return ByteImages(*_pad(planes, size_divisible, at_least, torch.channels_last), normalization)
 
 
 def to_image_list(images: ImageList | ByteImages | Tensor | Sequence[Tensor], size_divisible: int = 0) -> ImageList:
-    """Return `images` as the network takes them.
+    """Return `images` as the network takes them; raise TypeError if `images` has another form than below.
 
-    Args:
-        images: an `ImageList`, which is returned unchanged; `ByteImages`, which are normalized; a tensor (C, H, W) or
-            (N, C, H, W), or a sequence of tensors (C, H, W), which are padded.
-        size_divisible: pad height and width up to a multiple of this number; 0 pads to the largest image.
-
-    Raises:
-        TypeError: `images` is none of these.
+    An `ImageList` is returned unchanged, `ByteImages` are normalized; a tensor (C, H, W) or (N, C, H, W), or a sequence
+    of tensors (C, H, W), is padded to the largest image, rounded up as in `padded_size`.
     """
     if isinstance(images, ImageList):
         return images
@@ -156,11 +138,9 @@ def to_image_list(images: ImageList | ByteImages | Tensor | Sequence[Tensor], si
 
 
 def padded_size(sizes: Sequence[Size], size_divisible: int) -> Size:
-    """Return the least (height, width) that holds images of `sizes`, rounded up to multiples of `size_divisible`.
+    """Return the least (height, width) in pixels that holds images of `sizes`, at least one (height, width).
 
-    Args:
-        sizes: at least one (height, width) in pixels.
-        size_divisible: 1 or more; 0 counts as 1.
+    Both are rounded up to multiples of `size_divisible`; 0 counts as 1.
     """
     step = max(size_divisible, 1)
     height, width = (-(-max(sides) // step) * step for sides in zip(*sizes, strict=True))

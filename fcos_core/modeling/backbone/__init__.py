@@ -1,8 +1,4 @@
-"""Backbones: networks from images to feature levels.
-
-Each file of this package registers its own builders. Importing the package imports all files, so a new file needs no
-entry elsewhere.
-"""
+"""Backbones, networks from images to feature levels. Importing the package imports all files: each registers itself."""
 
 import importlib
 import pkgutil

@@ -23,7 +23,7 @@ from fcos_core.utils.streams import parallel
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, norm: type[nn.Module], relu: bool
 ) -> ConvNorm:
-    """Make a convolution padded to keep the size, followed by BatchNorm and, if `relu`, ReLU."""
+    """Make a convolution, padded to keep the size at stride 1, with BatchNorm and, if `relu`, ReLU after it."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
     return ConvNorm(conv, norm(out_channels), *([nn.ReLU(inplace=True)] if relu else []))
 
@@ -67,13 +67,9 @@ class Bottleneck(nn.Module):
 
 
 class HighResolutionModule(nn.Module):
-    """Parallel branches of residual blocks, followed by a fusion that sums all branches into each branch.
+    """Parallel branches of `num_blocks` residual blocks, and a fusion that sums all branches into each branch.
 
-    Args:
-        channels: channels of each branch, finest first. Each branch has half the height and width of the branch
-            before it.
-        num_blocks: basic blocks in each branch.
-        norm: BatchNorm class.
+    `channels` has an entry per branch, finest first; each branch has half the height and width of the one before it.
     """
 
     def __init__(self, channels: Sequence[int], num_blocks: int, norm: type[nn.Module]) -> None:
@@ -93,7 +89,7 @@ class HighResolutionModule(nn.Module):
             return nn.Identity()
         if j > i:
             project = conv_bn(channels[j], channels[i], 1, 1, norm, relu=False)
-            return ConvNorm(*project, Upsample(2 ** (j - i), "nearest"))
+            return ConvNorm(*project, Upsample(scale_factor=2 ** (j - i), mode="nearest"))
         halvings = [conv_bn(channels[j], channels[j], 3, 2, norm, relu=True) for _ in range(i - j - 1)]
         return nn.Sequential(*halvings, conv_bn(channels[j], channels[i], 3, 2, norm, relu=False))
 
@@ -115,13 +111,10 @@ class HighResolutionNet(nn.Module):
         width: channels of the finest branch; branch i has width * 2^i.
         num_modules, num_branches, num_blocks: modules in a row, branches, and blocks in each branch of a module, for
             stages 1 to 4. A stage has at most one branch more than the stage before it.
-        stem_channels: channels of the two stem convolutions.
-        stage1_channels: width of the bottlenecks of stage 1.
-        train_norm: use and update batch statistics in training. If False, the statistics stay fixed and only the
-            scale and bias are trained.
-        norm: BatchNorm class, such as `nn.BatchNorm2d` or `nn.SyncBatchNorm`.
-        checkpointed: stages (1 to 4) whose blocks or modules run again in the backward pass instead of keeping
-            activations.
+        stem_channels, stage1_channels: channels of the two stem convolutions, width of the bottlenecks of stage 1.
+        train_norm: use and update batch statistics in training; if False, only scale and bias are trained.
+        norm: BatchNorm class.
+        checkpointed: stages (1 to 4) that run their blocks or modules again in the backward pass, to save memory.
     """
 
     def __init__(
@@ -168,10 +161,9 @@ class HighResolutionNet(nn.Module):
 
     def train(self, mode: bool = True) -> "HighResolutionNet":
         super().train(mode)
-        if not self.train_norm:
-            for module in self.modules():
-                if isinstance(module, self.norm):
-                    module.eval()
+        for module in self.modules():
+            if isinstance(module, self.norm) and not self.train_norm:
+                module.eval()
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -189,11 +181,7 @@ class HighResolutionNet(nn.Module):
 
 @BACKBONES.register("HRNET", "HRNET-W18", "HRNET-W32", "HRNET-W40", "HRNET-W48")
 def build_hrnet_hrfpn(cfg: Config) -> nn.Module:
-    """Build an HRNet with an HRFPN.
-
-    Raises:
-        InputError: the width or the number of levels cannot be used.
-    """
+    """Build an HRNet with an HRFPN; raise InputError if the width or the number of levels cannot be used."""
     hrnet = cfg.MODEL.HRNET
     body = HighResolutionNet(
         width=_width(cfg),

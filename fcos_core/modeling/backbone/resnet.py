@@ -40,11 +40,8 @@ class Stem(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut.
 
-    Args:
-        in_channels, width, out_channels: channels of the input, of the 3x3 convolution and of the output.
-        stride: stride of the block.
-        stride_in_1x1: put `stride` in the first 1x1 convolution instead of the 3x3.
-        groups: groups of the 3x3 convolution.
+    The 3x3 convolution has `width` channels in `groups` groups. It also has the stride, unless `stride_in_1x1` gives
+    the stride to the first 1x1 convolution.
     """
 
     def __init__(
@@ -54,8 +51,7 @@ class Bottleneck(nn.Module):
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.downsample = None
         if in_channels != out_channels:
-            shortcut = conv(in_channels, out_channels, 1, stride)
-            self.downsample = ConvNorm(shortcut, FrozenBatchNorm2d(out_channels))
+            self.downsample = ConvNorm(conv(in_channels, out_channels, 1, stride), FrozenBatchNorm2d(out_channels))
         self.conv1 = conv(in_channels, width, 1, stride_1x1)
         self.bn1 = FrozenBatchNorm2d(width)
         self.conv2 = conv(width, width, 3, stride_3x3, groups)
@@ -75,11 +71,10 @@ class ResNet(nn.Module):
 
     Args:
         depth: 50 or 101.
-        num_groups, width_per_group: groups, and channels per group, of the 3x3 convolutions of stage 1. Each later
-            stage has twice the width of the stage before it.
-        stride_in_1x1: put the stride of a stage in the first 1x1 convolution instead of the 3x3.
+        num_groups, width_per_group: of the 3x3 convolutions of stage 1; each later stage doubles the width.
+        stride_in_1x1: see `Bottleneck`.
         freeze_at: number of parts, from the input on, that are not trained: 1 the stem, 2 the stem and stage 1, ...
-        checkpointed: stages (1 to 4) whose blocks run again in the backward pass instead of keeping activations.
+        checkpointed: stages (1 to 4) that run their blocks again in the backward pass, to save memory.
     """
 
     out_channels = (256, 512, 1024, 2048)
@@ -99,23 +94,20 @@ class ResNet(nn.Module):
         in_channels = 64
         for i, (blocks, out_channels) in enumerate(zip(BLOCKS_PER_STAGE[depth], self.out_channels, strict=True)):
             layers = []
+            width = num_groups * width_per_group * 2**i
             for block in range(blocks):
                 stride = 2 if i > 0 and block == 0 else 1
-                width = num_groups * width_per_group * 2**i
                 layers.append(Bottleneck(in_channels, width, out_channels, stride, stride_in_1x1, num_groups))
                 in_channels = out_channels
             self.add_module(f"layer{i + 1}", Stage(*layers, checkpointed=i + 1 in checkpointed))
-        for part in [self.stem, *self._stages()][: max(freeze_at, 0)]:
+        for part in list(self.children())[: max(freeze_at, 0)]:
             part.requires_grad_(False)
-
-    def _stages(self) -> list[nn.Module]:
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return [C2, C3, C4, C5] of images (N, 3, H, W); C_i has shape (N, 64 * 2^i, H / 2^i, W / 2^i)."""
         x = self.stem(x)
         features = []
-        for stage in self._stages():
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             features.append(x)
         return features
@@ -123,11 +115,7 @@ class ResNet(nn.Module):
 
 @BACKBONES.register("R-50-FPN-RETINANET", "R-101-FPN-RETINANET")
 def build_resnet_fpn(cfg: Config) -> nn.Module:
-    """Build a ResNet or ResNeXt with an FPN.
-
-    Raises:
-        InputError: an option is not built yet, or the number of levels is not 5 or 6.
-    """
+    """Build a ResNet or ResNeXt with an FPN; raise InputError for an option that is not built yet."""
     resnets = cfg.MODEL.RESNETS
     if any(resnets.STAGE_WITH_DCN) or resnets.WITH_MODULATED_DCN or resnets.DEFORMABLE_GROUPS != 1:
         raise InputError("Deformable convolutions (MODEL.RESNETS.STAGE_WITH_DCN) are not built yet.")

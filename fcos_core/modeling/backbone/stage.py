@@ -15,10 +15,8 @@ Features = TypeVar("Features", Tensor, list[Tensor])
 class Stage(nn.Sequential):
     """Sequence of blocks, with the state-dict keys of `nn.Sequential`.
 
-    Args:
-        blocks: modules; each takes the output of the block before it.
-        checkpointed: keep only the input of each block for the backward pass, which then runs the block a second time
-            (Chen et al. 2016, arXiv:1604.06174).
+    If `checkpointed`, only the input of each block is kept for the backward pass, which then runs the block a second
+    time (Chen et al. 2016, arXiv:1604.06174).
     """
 
     def __init__(self, *blocks: nn.Module, checkpointed: bool = False) -> None:

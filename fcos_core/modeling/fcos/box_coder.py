@@ -1,7 +1,4 @@
-"""Boxes as the distances from a location to their sides (FCOS, sec. 3.1, eq. 1).
-
-The operator `fcos_core::assign_targets` encodes boxes so, together with its choice of the box; this file decodes them.
-"""
+"""Boxes from a location's distances to their sides (FCOS, sec. 3.1, eq. 1); `layers.assign_targets` encodes them."""
 
 from collections.abc import Sequence
 

@@ -15,30 +15,17 @@ from fcos_core.structures.bounding_box import BoxList
 
 
 class FCOS(nn.Module):
-    """Head, target assignment, loss and post-processing.
-
-    Args:
-        head: levels to (class logits, distances, centerness logits), lists over the levels.
-        assigner: boxes to training targets; its strides are the strides of the levels.
-        loss: head outputs and training targets to losses.
-        postprocess: head outputs to detections.
-    """
+    """Head, target assignment, loss and post-processing. `strides`, one a level, are those of the assigner."""
 
     def __init__(
         self, head: nn.Module, assigner: TargetAssigner, loss: FCOSLoss, postprocess: FCOSPostProcessor
     ) -> None:
         super().__init__()
-        self.head = head
-        self.assigner = assigner
-        self.strides = assigner.strides
-        self.loss = loss
-        self.postprocess = postprocess
+        self.head, self.loss, self.postprocess = head, loss, postprocess
+        self.assigner, self.strides = assigner, assigner.strides
 
     def forward(
-        self,
-        features: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]],
-        targets: AssignedTargets | None = None,
+        self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]], targets: AssignedTargets | None = None
     ) -> dict[str, Tensor] | list[BoxList]:
         """Return losses if `targets` are given, otherwise detections; see `FCOSLoss` and `FCOSPostProcessor`."""
         outputs = self.head(features)
@@ -48,11 +35,7 @@ class FCOS(nn.Module):
 
 
 def build_fcos(cfg: Config, in_channels: int) -> FCOS:
-    """Build FCOS as MODEL.FCOS describes it, on levels of `in_channels` channels.
-
-    Raises:
-        InputError: a setting does not fit another one or is not built yet.
-    """
+    """Build FCOS on levels of `in_channels` channels; raise InputError for settings that do not fit or exist yet."""
     fcos = cfg.MODEL.FCOS
     later = {
         "CENTER_SAMPLING_RADIUS": fcos.CENTER_SAMPLING_RADIUS > 0,

@@ -14,14 +14,10 @@ from fcos_core.utils.streams import parallel
 
 
 class Tower(nn.Sequential):
-    """3x3 convolutions, each followed by GroupNorm and ReLU.
+    """3x3 convolutions of `channels` channels, a multiple of 32, each followed by GroupNorm of 32 groups and ReLU.
 
-    The layers are convolution, norm, ReLU, convolution, ...: checkpoints number them so. `group_norm_relu` does the
-    work of a norm and its ReLU.
-
-    Args:
-        channels: channels of input and output; a multiple of 32, the number of normalization groups.
-        num_convs: number of convolutions.
+    Checkpoints number the layers as convolution, norm, ReLU, convolution, ... `group_norm_relu` does the work of a
+    norm and its ReLU.
     """
 
     def __init__(self, channels: int, num_convs: int) -> None:
@@ -41,20 +37,15 @@ class FCOSHead(nn.Module):
     """Classification and centerness on one tower of convolutions, regression on another one.
 
     Args:
-        in_channels: channels of every level; a multiple of 32, see `Tower`.
-        num_classes: number of foreground classes.
-        num_levels: number of levels; each has its own regression scale.
-        num_convs: number of 3x3 convolutions in each tower.
+        in_channels: channels of every level, a multiple of 32.
+        num_classes: foreground classes.
+        num_levels: levels, each with its own regression scale.
+        num_convs: 3x3 convolutions in each tower.
         prior_prob: initial probability of every class.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        num_levels: int,
-        num_convs: int = 4,
-        prior_prob: float = 0.01,
+        self, in_channels: int, num_classes: int, num_levels: int, num_convs: int = 4, prior_prob: float = 0.01
     ) -> None:
         super().__init__()
         self.cls_tower = Tower(in_channels, num_convs)
@@ -70,14 +61,10 @@ class FCOSHead(nn.Module):
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Predict classes, distances and centerness on every level.
+        """Return three lists over the levels (N, in_channels, H_l, W_l) of `features`.
 
-        Args:
-            features: levels (N, in_channels, H_l, W_l).
-
-        Returns:
-            Three lists over the levels: class logits (N, num_classes, H_l, W_l); distances (left, top, right,
-            bottom) in pixels (N, 4, H_l, W_l); centerness logits (N, 1, H_l, W_l).
+        They are class logits (N, num_classes, H_l, W_l); distances (left, top, right, bottom) in pixels
+        (N, 4, H_l, W_l); centerness logits (N, 1, H_l, W_l).
         """
         levels = list(zip(features, self.scales, strict=True))
         classify = [partial(self._classify, feature) for feature, _ in levels]

@@ -7,15 +7,7 @@ from torch import Tensor
 
 
 def compute_locations(features: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
-    """Return the locations of every level (FCOS, sec. 3.1), see `level_locations`.
-
-    Args:
-        features: levels (N, C, H_l, W_l), which give sizes, dtype and device.
-        strides: distance between neighbouring cells of each level in pixels.
-
-    Returns:
-        (H_l * W_l, 2) per level.
-    """
+    """Return `level_locations` (H_l * W_l, 2) of every level (N, C, H_l, W_l) of `features` (FCOS, sec. 3.1)."""
     return [
         level_locations(feature.shape[-2:], stride, feature.dtype, feature.device)
         for feature, stride in zip(features, strides, strict=True)
@@ -25,14 +17,8 @@ def compute_locations(features: Sequence[Tensor], strides: Sequence[int]) -> lis
 def level_locations(size: Sequence[int], stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the position (x * stride + stride // 2, y * stride + stride // 2) in pixels of each cell (x, y).
 
-    Args:
-        size: (H, W) of the level.
-        stride: distance between neighbouring cells in pixels.
-        dtype: dtype of the features; half types give float32, as they cannot hold coordinates and areas exactly.
-        device: device of the locations.
-
-    Returns:
-        (H * W, 2), row by row.
+    The result is (H * W, 2), row by row, for a level of `size` (H, W). Half types give float32, because they cannot
+    hold coordinates and areas exactly.
     """
     dtype = torch.promote_types(dtype, torch.float32)
     ys, xs = (torch.arange(0, side * stride, stride, dtype=dtype, device=device) + stride // 2 for side in size)
@@ -41,8 +27,5 @@ def level_locations(size: Sequence[int], stride: int, dtype: torch.dtype, device
 
 
 def by_location(levels: Sequence[Tensor]) -> Tensor:
-    """Return levels (N, C, H_l, W_l) as (N, L, C), finest level first, row by row.
-
-    Channels-last levels are laid out like that already.
-    """
+    """Return levels (N, C, H_l, W_l) as (N, L, C), finest level first, row by row, as channels-last levels lie."""
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)

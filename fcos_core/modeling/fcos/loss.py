@@ -15,11 +15,7 @@ from fcos_core.modeling.fcos.targets import AssignedTargets
 
 
 class FCOSLoss:
-    """Focal loss on classes, IoU loss on boxes weighted by centerness, cross-entropy on centerness.
-
-    Args:
-        gamma, alpha: focusing exponent and weight of the positives of the focal loss.
-    """
+    """Focal loss (`gamma`, `alpha`) on classes, IoU loss weighted by centerness, cross-entropy on centerness."""
 
     def __init__(self, gamma: float, alpha: float) -> None:
         self.focal_loss = SigmoidFocalLoss(gamma, alpha)
@@ -31,14 +27,10 @@ class FCOSLoss:
         centerness: Sequence[Tensor],
         targets: AssignedTargets,
     ) -> dict[str, Tensor]:
-        """Return scalar losses `loss_cls`, `loss_reg` and `loss_centerness`, in float32 or more.
+        """Return scalar losses `loss_cls`, `loss_reg` and `loss_centerness` of the head's outputs, float32 or more.
 
-        Args:
-            logits, bbox_reg, centerness: outputs of the head.
-            targets: targets of these images. Losses of the parts of a batch add up to the losses of the whole batch.
-
-        Raises:
-            InputError: the levels have other sizes than the targets.
+        Losses of the parts of a batch add up to the losses of the whole batch. Raise InputError if the levels have
+        other sizes than the targets.
         """
         _check_level_sizes(logits, targets)
         with without_autocast(logits[0]):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from fcos_core.layers.nms import nms_mask
 from fcos_core.modeling.fcos.box_coder import clip_boxes, decode_boxes, make_clip_max
@@ -15,19 +16,11 @@ from fcos_core.utils.streams import parallel
 
 
 class _Candidates(NamedTuple):
-    """Pairs of a location and a class, in K slots per image.
-
-    Of equal scores of one image, the earlier (level, location, class) has the earlier slot.
-
-    Attributes:
-        scores: (N, K).
-        indices: (N, K) int64, location * classes + class, both counted from 0, locations over all levels.
-        valid: (N, K) bool; False marks an empty slot, whose score and index have no meaning.
-    """
+    """Pairs of a location and a class, in (N, K) slots; of equal scores the earlier pair has the earlier slot."""
 
     scores: Tensor
-    indices: Tensor
-    valid: Tensor
+    indices: Tensor  # int64, location * classes + class, both counted from 0, locations over all levels
+    valid: Tensor  # bool; False marks an empty slot, whose score and index have no meaning
 
 
 class FCOSPostProcessor:
@@ -36,7 +29,7 @@ class FCOSPostProcessor:
     Of equal scores the earlier (level, location, class) goes first throughout.
 
     Args:
-        score_threshold: a class is a candidate at a location if its probability is above this threshold.
+        score_threshold: the probability of a candidate, a class at a location, is above this threshold.
         pre_nms_top_n: largest number of candidates per level and image.
         nms_threshold: a box is dropped if its IoU with a better box of the same class is above this threshold.
         detections_per_image: largest number of detections per image.
@@ -45,10 +38,8 @@ class FCOSPostProcessor:
     def __init__(
         self, score_threshold: float, pre_nms_top_n: int, nms_threshold: float, detections_per_image: int
     ) -> None:
-        self.score_threshold = score_threshold
-        self.pre_nms_top_n = pre_nms_top_n
-        self.nms_threshold = nms_threshold
-        self.detections_per_image = detections_per_image
+        self.score_threshold, self.pre_nms_top_n = score_threshold, pre_nms_top_n
+        self.nms_threshold, self.detections_per_image = nms_threshold, detections_per_image
 
     def __call__(
         self,
@@ -58,21 +49,18 @@ class FCOSPostProcessor:
         centerness: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[BoxList]:
-        """Return the detections of each image, best first.
+        """Return the detections of each image, best first, with fields "scores" (M,) and "labels" (M,) int64, 1-based.
+
+        Boxes are "xyxy" in pixels of the network's input, clipped to the image.
 
         Args:
             locations: per level (L_l, 2), (x, y) in pixels.
             logits, bbox_reg, centerness: outputs of the head; half types are raised to float32.
             image_sizes: (height, width) of each image without padding.
-
-        Returns:
-            Boxes "xyxy" in pixels of the network's input, clipped to the image, with fields "scores" (M,)
-            and "labels" (M,) int64, 1-based.
         """
         candidates = self._candidates(locations, *_probabilities(logits, centerness))
         clip_max = make_clip_max(image_sizes).to(locations[0])
-        rows = self._detect(locations, bbox_reg, candidates, logits[0].shape[1], clip_max)
-        return to_box_lists(rows, image_sizes)
+        return to_box_lists(self._detect(locations, bbox_reg, candidates, logits[0].shape[1], clip_max), image_sizes)
 
     def fixed_size(
         self,
@@ -84,13 +72,8 @@ class FCOSPostProcessor:
     ) -> Tensor:
         """Return the same detections in a tensor whose shape depends on no value, so that the host never waits.
 
-        Args:
-            locations, logits, bbox_reg, centerness: as in a call, in float32 or half types.
-            clip_max: (N, 4), `make_clip_max` of the images.
-
-        Returns:
-            (N, D, 6) float32 rows that `to_box_lists` reads; D is `detections_per_image`, or less where the levels
-            have fewer candidates.
+        The result is (N, D, 6) float32 rows for `to_box_lists`; D is `detections_per_image`, or less if the levels
+        have fewer slots. `clip_max` is `make_clip_max` of the images; the head's outputs are float32 or half types.
         """
         candidates = self._fixed_candidates(locations, *_probabilities(logits, centerness))
         return self._detect(locations, bbox_reg, candidates, logits[0].shape[1], clip_max)
@@ -99,24 +82,19 @@ class FCOSPostProcessor:
         """Select candidates into as many slots as the image with most candidates needs."""
         classes = probabilities.shape[2]
         sizes = [len(points) * classes for points in locations]
-        scores, indices = [], []
+        images = []
         for image, image_centerness in zip(probabilities.flatten(1), centerness.flatten(1), strict=True):
-            start = 0
+            start, levels = 0, []
             for level in image.split(sizes):
                 index = torch.nonzero(level > self.score_threshold).squeeze(1) + start
                 score = image[index] * image_centerness[index // classes]
                 if len(score) > self.pre_nms_top_n:
                     best = score.sort(descending=True, stable=True).indices[: self.pre_nms_top_n]
                     score, index = score[best], index[best]
-                scores.append(score)
-                indices.append(index)
+                levels.append((score, index, torch.ones_like(index, dtype=torch.bool)))
                 start += len(level)
-        scores, indices = (_join_levels(parts, len(sizes)) for parts in (scores, indices))
-        return _Candidates(
-            torch.nn.utils.rnn.pad_sequence(scores, batch_first=True),
-            torch.nn.utils.rnn.pad_sequence(indices, batch_first=True),
-            torch.nn.utils.rnn.pad_sequence([torch.ones_like(i, dtype=torch.bool) for i in indices], batch_first=True),
-        )
+            images.append([torch.cat(parts) for parts in zip(*levels, strict=True)])
+        return _Candidates(*(pad_sequence(parts, batch_first=True) for parts in zip(*images, strict=True)))
 
     def _fixed_candidates(self, locations: Sequence[Tensor], probabilities: Tensor, centerness: Tensor) -> _Candidates:
         """Select candidates into `pre_nms_top_n` slots per level, or into one slot per pair of a smaller level."""
@@ -124,8 +102,8 @@ class FCOSPostProcessor:
         scores = (probabilities * centerness).flatten(1)
         keys = pack_score_and_index(scores, (probabilities > self.score_threshold).flatten(1))
         levels = keys.split([len(points) * classes for points in locations], dim=1)
-        best = parallel([partial(_largest, level, self.pre_nms_top_n) for level in levels])
-        valid, indices = unpack_index(torch.cat(best, dim=1))
+        tasks = [partial(torch.topk, level, min(self.pre_nms_top_n, level.shape[1]), dim=1) for level in levels]
+        valid, indices = unpack_index(torch.cat([best.values for best in parallel(tasks)], dim=1))
         return _Candidates(scores.gather(1, indices), indices, valid)
 
     def _detect(
@@ -138,11 +116,17 @@ class FCOSPostProcessor:
     ) -> Tensor:
         """Return (N, D, 6) rows for `to_box_lists`."""
         scores, indices, valid = candidates
+        images = torch.arange(len(indices), device=indices.device)[:, None]
+        slots = torch.arange(indices.numel(), device=indices.device).view_as(indices)
         location = indices // classes
         labels = indices - location * classes + 1
         boxes = decode_boxes(torch.cat(list(locations))[location], _gather_rows(by_location(bbox_reg), location))
         boxes = clip_boxes(boxes, clip_max)
-        kept = valid & _suppress(boxes, scores, labels, valid, classes, self.nms_threshold)
+        # Each empty slot is a group of its own, so it suppresses no box and costs no comparison.
+        groups = torch.where(valid, images * (classes + 1) + labels, -1 - slots)
+        kept = valid & nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold).view_as(
+            valid
+        )
         rows = torch.cat([boxes, scores[..., None], labels[..., None].to(scores.dtype)], dim=2)
         rows = rows.masked_fill(~kept[..., None], 0)
         order = scores.masked_fill(~kept, -1).sort(dim=1, descending=True, stable=True).indices
@@ -172,11 +156,6 @@ def _probabilities(logits: Sequence[Tensor], centerness: Sequence[Tensor]) -> tu
     return classes.to(dtype).sigmoid(), centre.to(dtype).sigmoid()
 
 
-def _join_levels(parts: list[Tensor], num_levels: int) -> list[Tensor]:
-    """Concatenate the parts of each image, which come level by level, image after image."""
-    return [torch.cat(parts[i : i + num_levels]) for i in range(0, len(parts), num_levels)]
-
-
 def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
     """Return rows (N, K, C) of `values` (N, M, C) at `index` (N, K)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
@@ -187,13 +166,10 @@ _INDEX_MASK = (1 << 32) - 1
 
 
 def pack_score_and_index(scores: Tensor, valid: Tensor) -> Tensor:
-    """Return (N, M) int64 keys that sort scores, and equal scores by their index in 0 .. M - 1.
+    """Return (N, M) int64 keys of float32 scores (N, M) that are 0 or more.
 
     Sorted descending, equal scores keep the order of their index, because no two valid keys of an image are equal.
-
-    Args:
-        scores: (N, M) float32, 0 or more.
-        valid: (N, M) bool; where it is False, the key is below all valid keys.
+    Where `valid` (N, M) is False, the key is below all valid keys.
     """
     # Read as integers, the bits of floats from 0 up sort like the floats. Without its sign bit a NaN is above them all.
     bits = scores.view(torch.int32).long() & 0x7FFFFFFF
@@ -204,18 +180,3 @@ def pack_score_and_index(scores: Tensor, valid: Tensor) -> Tensor:
 def unpack_index(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Return the bool validity and the int64 index of keys (N, M); the index of keys that are not valid is 0."""
     return keys > _INVALID, -keys & _INDEX_MASK
-
-
-def _largest(keys: Tensor, count: int) -> Tensor:
-    return keys.topk(min(count, keys.shape[1]), dim=1).values
-
-
-def _suppress(
-    boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, classes: int, iou_threshold: float
-) -> Tensor:
-    """Return (N, K) bool: True for boxes that non-maximum suppression in each class of each image keeps."""
-    image = torch.arange(len(labels), device=labels.device)[:, None]
-    slot = torch.arange(labels.numel(), device=labels.device).view_as(labels)
-    # Each empty slot is a group of its own, so it suppresses no box and costs no comparison.
-    groups = torch.where(valid, image * (classes + 1) + labels, -1 - slot)
-    return nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), iou_threshold).view_as(valid)

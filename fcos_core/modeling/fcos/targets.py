@@ -22,31 +22,27 @@ DEFAULT_RANGES = {
 
 
 class Normalizers(NamedTuple):
-    """Sums over the whole batch, divided by the number of processes that share the batch.
+    """Scalar sums over the whole batch, divided by the number of processes that share the batch.
 
     DistributedDataParallel averages gradients over the processes; with these normalizers, the average is the gradient
     of the whole batch.
-
-    Attributes:
-        positives, images: numbers of locations that have a box and of images, scalars.
-        centerness: sum of the centerness targets, scalar.
     """
 
-    positives: Tensor
+    positives: Tensor  # number of locations that have a box
     images: Tensor
     centerness: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class AssignedTargets:
-    """Targets of every location of N images, or of some images of a batch. L counts the locations of all levels.
+    """Targets of every location of N images, which may be a part of a batch. L counts the locations of all levels.
 
     Attributes:
         level_sizes: (height, width) of each level, finest first.
         labels: (N, L) int64, 1-based class of the location's box; 0 is background.
         distances: (N, L, 4) in pixels to the left, top, right and bottom side of the box; 1 for background.
-        centerness: (N, L) centerness of the location in its box; 0 for background.
-        normalizers: normalizers of the whole batch, of which these images may be only a part.
+        centerness: (N, L), 0 for background.
+        normalizers: normalizers of the whole batch.
     """
 
     level_sizes: list[tuple[int, int]]
@@ -66,14 +62,11 @@ class AssignedTargets:
 class TargetAssigner:
     """Assigns the boxes of a batch to locations and sums the batch's normalizers over all processes.
 
-    Args:
-        strides: distance between neighbouring cells of each level in pixels.
-        ranges: per level (lowest, highest) largest distance in pixels, see `assign_targets`.
+    `strides`, in pixels, and `ranges`, see `assign_targets`, have an entry per level.
     """
 
     def __init__(self, strides: Sequence[int], ranges: Sequence[tuple[float, float]]) -> None:
-        self.strides = tuple(strides)
-        self.ranges = ranges
+        self.strides, self.ranges = tuple(strides), ranges
 
     def __call__(
         self,
@@ -82,13 +75,9 @@ class TargetAssigner:
         dtype: torch.dtype,
         device: torch.device,
     ) -> AssignedTargets:
-        """Return the targets of a process's whole share of a batch.
+        """Return the targets of a process's whole share of a batch, in the network's dtype, float32 for half types.
 
-        Args:
-            level_sizes: (height, width) of each level, finest first.
-            targets: see `assign_targets`.
-            dtype: dtype of the network; half types give float32.
-            device: device of the result.
+        `level_sizes` are the (height, width) of each level, finest first; `targets` are as in `assign_targets`.
         """
         levels = zip(level_sizes, self.strides, strict=True)
         locations = [level_locations(size, stride, dtype, device) for size, stride in levels]
@@ -105,11 +94,7 @@ class TargetAssigner:
 def assign_targets(
     locations: Sequence[Tensor], ranges: Sequence[tuple[float, float]], targets: Sequence[BoxList]
 ) -> tuple[Tensor, Tensor]:
-    """Return label and distances of every location of every image.
-
-    A location belongs to a box if the location lies strictly inside the box and the largest of the four distances to
-    the sides falls in the range of the location's level, ends included. Of several such boxes the one of least area
-    is taken, of equal areas the first.
+    """Return the label and distances of every location of every image by the rule of `layers.assign_targets`.
 
     Args:
         locations: per level (L_l, 2), (x, y) in pixels.
@@ -117,8 +102,8 @@ def assign_targets(
         targets: boxes of each image in pixels with field "labels", (M,) int64, 1-based.
 
     Returns:
-        labels (N, L) int64, 0 for background, and distances (left, top, right, bottom) in pixels (N, L, 4), 0 for
-        background; L counts the locations of all levels, finest first.
+        labels (N, L) int64 and distances (left, top, right, bottom) in pixels (N, L, 4), both 0 for background; L
+        counts the locations of all levels, finest first.
     """
     points = torch.cat(list(locations))
     # The host does not wait for the device: these few numbers are copied before the call returns.

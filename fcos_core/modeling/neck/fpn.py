@@ -9,7 +9,7 @@ from fcos_core.layers.own_dtype import upsample
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """Build a convolution padded to keep the size at stride 1, initialized kaiming uniform (a=1) with zero bias."""
+    """Make a convolution, padded to keep the size at stride 1, with kaiming uniform (a=1) weights and zero bias."""
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
@@ -30,18 +30,9 @@ class TopBlocks(nn.Module):
 
 
 class FPN(nn.Module):
-    """Top-down pathway with lateral connections.
+    """Top-down pathway with lateral connections, from C2 .. C5 of `in_channels` to levels of `out_channels` channels.
 
-    Args:
-        in_channels: channels of C2 .. C5.
-        out_channels: channels of every level.
-        num_levels: 5 for P3 .. P7 (C2 is not used), 6 for P2 .. P7.
-
-    Attributes:
-        strides: distance between neighbouring cells of each level in pixels.
-
-    Raises:
-        ValueError: `num_levels` is neither 5 nor 6.
+    The 5 levels are P3 .. P7 (C2 is not used), the 6 levels P2 .. P7; another `num_levels` raises ValueError.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int) -> None:
@@ -63,20 +54,14 @@ class FPN(nn.Module):
         return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Compute [P3 .. P7] or [P2 .. P7] from [C2 .. C5].
+        """Return levels (N, out_channels, H / stride, W / stride), finest first; see `level_sizes`.
 
-        Args:
-            features: (N, in_channels[i], H / 2^(i + 2), W / 2^(i + 2)) each.
-
-        Returns:
-            (N, out_channels, H / stride, W / stride) each, finest first; see `level_sizes`.
+        `features` are [C2 .. C5], (N, in_channels[i], H / 2^(i + 2), W / 2^(i + 2)) each.
         """
         levels: list[Tensor] = []
         top_down = None
         for number in reversed(self.numbers):
             lateral = getattr(self, f"fpn_inner{number}")(features[number - 1])
-            if top_down is not None:
-                lateral = lateral + upsample(top_down, 2, "nearest")
-            top_down = lateral
+            top_down = lateral if top_down is None else lateral + upsample(top_down, 2, "nearest")
             levels.insert(0, getattr(self, f"fpn_layer{number}")(top_down))
         return levels + self.top_blocks(levels[-1])

@@ -12,20 +12,13 @@ from fcos_core.layers.own_dtype import upsample
 class HRFPN(nn.Module):
     """Concatenates all branches at the finest resolution, stride 4, and pools every level from the result.
 
-    Args:
-        in_channels: channels of each branch, finest first.
-        out_channels: channels of every level.
-        num_levels: number of levels.
-        conv_stride: stride of each level's 3x3 convolution; 2 gives a finest level of stride 8, 1 of stride 4.
-
-    Attributes:
-        strides: distance between neighbouring cells of each level in pixels.
+    `in_channels` has an entry per branch, finest first. `conv_stride` is the stride of each level's 3x3 convolution:
+    2 gives a finest level of stride 8, 1 of stride 4.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int, conv_stride: int) -> None:
         super().__init__()
-        self.in_channels, self.out_channels = tuple(in_channels), out_channels
-        self.conv_stride = conv_stride
+        self.in_channels, self.out_channels, self.conv_stride = tuple(in_channels), out_channels, conv_stride
         self.strides = tuple(4 * conv_stride * 2**level for level in range(num_levels))
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(in_channels), out_channels, 1))
         self.fpn_conv = nn.ModuleList(
@@ -39,18 +32,13 @@ class HRFPN(nn.Module):
         sizes = []
         for level in range(len(self.strides)):
             sides = zip(finest, _pooling_kernel(level, finest), strict=True)
-            level_height, level_width = (-(-(side // kernel) // self.conv_stride) for side, kernel in sides)
-            sizes.append((level_height, level_width))
+            sizes.append(tuple(-(-(side // kernel) // self.conv_stride) for side, kernel in sides))
         return sizes
 
     def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
-        """Fuse the branches and compute the levels.
+        """Return levels (N, out_channels, H / stride, W / stride), finest first; see `level_sizes`.
 
-        Args:
-            branches: (N, in_channels[i], H / (4 * 2^i), W / (4 * 2^i)) each.
-
-        Returns:
-            (N, out_channels, H / stride, W / stride) each, finest first; see `level_sizes`.
+        `branches` are (N, in_channels[i], H / (4 * 2^i), W / (4 * 2^i)) each.
         """
         upsampled = [upsample(branch, 2**i, "bilinear") for i, branch in enumerate(branches[1:], start=1)]
         fused = self.reduction_conv(torch.cat([branches[0], *upsampled], dim=1))
