@@ -4,10 +4,9 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Error in the user's input: config, data, weights or machine.
+    """Error in the user's input: config, data, weights or machine; programs under tools/ print no traceback for it.
 
-    The message names the fault, its place (file, key, image id) and the remedy. Programs under tools/ print it as one
-    line without a traceback.
+    The message names the fault, its place (file, key, image id) and the remedy.
     """
 
 

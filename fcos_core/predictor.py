@@ -3,7 +3,6 @@
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +21,16 @@ from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import padded_size, to_byte_images
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
+# Position in the call, resized pixels (h, w, 3) uint8, and (width, height) before resizing.
+_Sample = tuple[int, Tensor, tuple[int, int]]
 
 
 class Predictor:
     """A trained detector that takes pictures as people have them and gives boxes in their pixels.
 
     Images are read, resized, normalized and batched as tools/test_net.py does it. Only images of one padded size share
-    a batch: group normalization sees the padding, so the boxes of an image do not depend on the others.
+    a batch: group normalization sees the padding, so the boxes of an image do not depend on the others. Raise
+    InputError if the config, the weights or the device cannot be used.
 
     Args:
         config: path of a YAML file, or a config.
@@ -39,9 +41,6 @@ class Predictor:
 
     Attributes:
         category_names: name of each label, from label 1 on.
-
-    Raises:
-        InputError: the config, the weights or the device cannot be used.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Predictor:
         self.threshold = threshold
 
     def __call__(self, images: Picture | Sequence[Picture], bgr: bool = False) -> BoxList | list[BoxList]:
-        """Detect objects in one image or in several.
+        """Detect objects in one image or in several; raise InputError if one is unreadable or of a wrong type or shape.
 
         Args:
             images: a path, a PIL image or an (H, W, 3) uint8 array in RGB; or a list of them. The picture in a file is
@@ -69,21 +68,19 @@ class Predictor:
         Returns:
             Boxes "xyxy" in pixels of the image, best first, with fields "scores" (N,) float32, "labels" (N,) int64
             (1-based) and "names" (a list of N texts), on the CPU. A list of them for a list of images.
-
-        Raises:
-            InputError: an image cannot be read or has another type or shape.
         """
-        if not isinstance(images, (list, tuple)):
-            return self._detect_all([images], bgr)[0]
-        return self._detect_all(images, bgr)
+        several = isinstance(images, (list, tuple))
+        return self._detect_all(images, bgr) if several else self._detect_all([images], bgr)[0]
 
     def _detect_all(self, images: Sequence[Picture], bgr: bool) -> list[BoxList]:
         results: dict[int, BoxList] = {}
         waiting: defaultdict[tuple[int, int], list[_Sample]] = defaultdict(list)
-        for position, image in enumerate(images):
-            sample = self._prepare(position, _as_rgb(image, bgr))
-            same_size = waiting[padded_size([sample.pixels.shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)]
-            same_size.append(sample)
+        for position, picture in enumerate(images):
+            image = _as_rgb(picture, bgr)
+            size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
+            pixels = resize_pixels(torch.from_numpy(np.array(image)), size)
+            same_size = waiting[padded_size([pixels.shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)]
+            same_size.append((position, pixels, image.size))
             if len(same_size) == self._cfg.TEST.IMS_PER_BATCH:
                 results.update(self._detect_batch(same_size))
                 same_size.clear()
@@ -91,28 +88,16 @@ class Predictor:
             results.update(self._detect_batch(same_size))
         return [results[position] for position in range(len(images))]
 
-    def _prepare(self, position: int, image: Image.Image) -> "_Sample":
-        size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
-        return _Sample(position, resize_pixels(torch.from_numpy(np.array(image)), size), image.size)
-
-    def _detect_batch(self, samples: "list[_Sample]") -> dict[int, BoxList]:
-        pixels = [sample.pixels for sample in samples]
+    def _detect_batch(self, samples: list[_Sample]) -> dict[int, BoxList]:
+        positions, pixels, sizes = zip(*samples, strict=True)
         images = to_byte_images(pixels, self._normalization, self._cfg.DATALOADER.SIZE_DIVISIBILITY)
-        detections = detect(self._model, images, [sample.size for sample in samples], self._cfg.MODEL.DEVICE)
-        return {sample.position: self._finish(boxes) for sample, boxes in zip(samples, detections, strict=True)}
+        detections = detect(self._model, images, sizes, self._cfg.MODEL.DEVICE)
+        return {position: self._finish(boxes) for position, boxes in zip(positions, detections, strict=True)}
 
     def _finish(self, boxes: BoxList) -> BoxList:
         boxes = boxes[boxes.get_field("scores") >= self.threshold]
         boxes.add_field("names", [self.category_names[label - 1] for label in boxes.get_field("labels").tolist()])
         return boxes
-
-
-class _Sample(NamedTuple):
-    """A resized image, (h, w, 3) uint8, its position among the images of the call and its size before resizing."""
-
-    position: int
-    pixels: Tensor
-    size: tuple[int, int]
 
 
 def _merged(

@@ -19,9 +19,7 @@ def category_names(cfg: Config) -> tuple[str, ...]:
 
     The names are those of the first dataset of DATASETS.TEST and DATASETS.TRAIN that has as many categories as the
     detector has classes: of an annotation file that is there, or COCO's. Without one they are "class 1", "class 2", ...
-
-    Raises:
-        InputError: a dataset of the config is unknown, or its annotation file is damaged.
+    Raise InputError if a dataset of the config is unknown, or its annotation file is damaged.
     """
     count = cfg.MODEL.FCOS.NUM_CLASSES - 1
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):

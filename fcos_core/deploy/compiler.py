@@ -33,7 +33,7 @@ def compile_for_inference(
     Group normalization sees the padding, so rounding shapes up to share graphs would change the results.
 
     Args:
-        model: detector that `build_detection_model` returned.
+        model: made by `build_detection_model`.
         device: device of the copy; None keeps the device of `model`.
         precision: "float32" (without TF32 on GPUs); "tf32", float32 with TF32 convolutions (GPU only); "bfloat16";
             "float16" (GPU only). Normalization sums in float32, and scores and boxes are float32, in every precision.
@@ -77,13 +77,10 @@ def _prepare(model: Detector, device: torch.device, dtype: torch.dtype) -> Detec
 
 
 class CompiledDetector(nn.Module):
-    """Detector that `compile_for_inference` made. It always stays in evaluation mode.
+    """Detector that `compile_for_inference` made and that always stays in evaluation mode.
 
-    Call it from one CUDA stream at a time, because all calls share buffers.
-
-    Args:
-        detector: detector that is prepared for inference.
-        graphs: function from padded batches to rows for `to_box_lists`; None calls `detector` instead.
+    Call it from one CUDA stream at a time, because all calls share buffers. `graphs` turns padded batches into rows
+    for `to_box_lists`; None runs `detector` itself.
     """
 
     def __init__(self, detector: Detector, graphs: Launch | None = None) -> None:
@@ -98,25 +95,16 @@ class CompiledDetector(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> list[BoxList]:
-        """Return detections as `Detector.forward` does in evaluation mode, but always on the CPU.
-
-        Raises:
-            InputError: the images do not have 3 channels.
-        """
-        images = _checked(images)
+        """Detect as `Detector.forward` does, but return boxes on the CPU; raise InputError unless channels are 3."""
+        images = to_image_list(images, size_divisible=32)
+        channels = images.tensors.shape[1]
+        if channels != 3:
+            raise InputError(f"Images have {channels} channels; a detector takes 3, ordered as INPUT.TO_BGR255 says.")
         if self.graphs is not None:
             return to_box_lists(self.graphs(images).cpu(), images.image_sizes)
         batch = images.tensors.to(self.device, self.dtype, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, enabled=False):
             return self.detector(ImageList(batch, images.image_sizes))
-
-
-def _checked(images: ImageList | ByteImages | Tensor | Sequence[Tensor]) -> ImageList:
-    images = to_image_list(images, size_divisible=32)
-    channels = images.tensors.shape[1]
-    if channels != 3:
-        raise InputError(f"Images have {channels} channels; a detector takes 3, ordered as INPUT.TO_BGR255 says.")
-    return images
 
 
 class _Network(nn.Module):
@@ -132,6 +120,5 @@ class _Network(nn.Module):
     def forward(self, images: Tensor, clip_max: Tensor) -> Tensor:
         rpn = self.detector.rpn
         features = self.detector.backbone(images)
-        outputs = rpn.head(features)
         locations = compute_locations(features, rpn.strides)
-        return rpn.postprocess.fixed_size(locations, *outputs, clip_max)
+        return rpn.postprocess.fixed_size(locations, *rpn.head(features), clip_max)

@@ -23,13 +23,11 @@ class GraphPerShape:
     """CUDA graphs by batch shape.
 
     Capturing takes as long as many runs, so the first batch of a shape runs without a graph and the second batch
-    captures one.
+    captures one. A graph beyond `max_graphs` replaces the least recently used one, whose shape then counts as new.
 
     Args:
         run: runs a batch without a graph.
         capture: returns the graph for batches of the shape of the given batch.
-        max_graphs: number of graphs to keep. A new graph then replaces the least recently used graph, and the shape of
-            the replaced graph counts as new.
     """
 
     def __init__(self, run: Launch, capture: Callable[[ImageList], Launch], max_graphs: int) -> None:
@@ -62,9 +60,8 @@ class GpuNetwork:
     Args:
         network: takes images (N, channels, H, W), channels-last, and `clip_max` (N, 4), the (x, y, x, y) of each
             image's last pixel; returns rows for `to_box_lists`. No shape may depend on the values in a tensor.
-        device: device of `network`.
-        dtype: dtype of the images for `network`.
-        channels: channels of the images for `network`; channels that a batch does not have are filled with zeros.
+        device, dtype: of the images for `network`.
+        channels: of the images for `network`; channels that a batch does not have are filled with zeros.
         allow_tf32: let convolutions use TF32.
     """
 
@@ -83,11 +80,7 @@ class GpuNetwork:
             return self._compute(*self._inputs(images))
 
     def capture(self, images: ImageList) -> Launch:
-        """Capture the graph for batches of the shape of `images`.
-
-        Returns:
-            A function that runs the graph on a batch. Its result is valid until the next launch of any graph.
-        """
+        """Capture a graph for batches of this shape; its result is valid until the next launch of any graph."""
         start = time.perf_counter()
         with torch.cuda.device(self.device):
             batch, clip_max = self._inputs(images)
@@ -95,8 +88,7 @@ class GpuNetwork:
             self._compute(batch, clip_max)
             graph = torch.cuda.CUDAGraph()
             # Other threads, such as the thread that pins batches, may call CUDA during the capture.
-            mode = {"capture_error_mode": "thread_local"}
-            with torch.cuda.graph(graph, self.pool, self.stream, **mode), forked_streams():
+            with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"), forked_streams():
                 rows = self._compute(batch, clip_max)
         logger.info("Captured batches of %s in %.1f s.", "x".join(map(str, batch.shape)), time.perf_counter() - start)
 

@@ -11,14 +11,8 @@ from fcos_core.modeling.neck.hrfpn import HRFPN
 def pad_channels(backbone: nn.Module, multiple: int) -> int:
     """Add channels of zeros in place until the images and every feature map have a multiple of `multiple` channels.
 
-    A backbone does not change if one of its grouped convolutions has another number of channels.
-
-    Args:
-        backbone: body and neck after `convert_convs`.
-        multiple: the numbers of channels become multiples of this; levels with such a number keep it.
-
-    Returns:
-        Number of channels that the images for the backbone must have from now on.
+    `backbone` is a body and neck after `convert_convs`. It stays unchanged if one of its grouped convolutions has
+    channels in no such multiple. Return the number of channels that images must have from now on.
     """
     convs = [module for module in backbone.modules() if isinstance(module, InferenceConv2d)]
     if any(conv.groups > 1 and (conv.in_channels % multiple or conv.out_channels % multiple) for conv in convs):

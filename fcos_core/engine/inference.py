@@ -37,19 +37,16 @@ def inference(
 
     Args:
         model: maps images to a list of BoxList.
-        data_loader: gives (ImageList, targets, dataset indices); made by `make_data_loader`.
+        data_loader: made by `make_data_loader`.
         dataset_name: name in the log.
         iou_types, box_only: not read, as there are only boxes; published scripts pass them.
         device: the model's device.
-        expected_results, expected_results_sigma_tol: see `fcos_core.evaluation.check_expected_results`.
-        output_folder: gets bbox.json and coco_results.json.
-        evaluator: see `fcos_core.evaluation.evaluate`.
+        expected_results, expected_results_sigma_tol: for `check_expected_results`, which raises InputError if the
+            metrics differ.
+        output_folder, evaluator: for `evaluate`; the folder gets bbox.json and coco_results.json.
 
     Returns:
-        Metrics as `fcos_core.evaluation.evaluate` gives them; None on other processes, and without annotations.
-
-    Raises:
-        InputError: the metrics differ from the expected ones.
+        Metrics as `evaluate` gives them; None on other processes, and without annotations.
     """
     dataset = data_loader.dataset
     logger.info("Start evaluation on %s (%d images)", dataset_name, len(dataset))
@@ -57,12 +54,8 @@ def inference(
     predictions = Predictions.pack(compute_predictions(model, data_loader, device))
     comm.synchronize()
     seconds = time.perf_counter() - start
-    logger.info(
-        "Total inference time: %.1f s (%.4f s / image, %d processes)",
-        seconds,
-        seconds / max(len(dataset), 1),
-        comm.get_world_size(),
-    )
+    per_image, processes = seconds / max(len(dataset), 1), comm.get_world_size()
+    logger.info("Total inference time: %.1f s (%.4f s / image, %d processes)", seconds, per_image, processes)
     predictions = gather_predictions(predictions)
     if predictions is None:
         return None
@@ -90,20 +83,16 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
 def detect(
     model: nn.Module, images: ImageList | ByteImages, sizes: Sequence[Sequence[int]], device: torch.device | str
 ) -> list[BoxList]:
-    """Detect objects in a batch and undo the resizing of its images.
+    """Detect objects in N resized images and return boxes in pixels before resizing, on the CPU.
 
     Args:
         model: images to a list of BoxList, in evaluation mode.
-        images: N resized images.
-        sizes: (width, height) in pixels of the N images before resizing.
-        device: device of the model.
-
-    Returns:
-        Boxes of each image in pixels before resizing, on the CPU.
+        images: the resized images.
+        sizes: N times (width, height) in pixels before resizing.
+        device: the model's device.
     """
-    detections = model(images.to(device))
-    originals = zip(detections, sizes, strict=True)
-    return [boxes.to("cpu").resize((width, height)) for boxes, (width, height) in originals]
+    pairs = zip(model(images.to(device)), sizes, strict=True)
+    return [boxes.to("cpu").resize((width, height)) for boxes, (width, height) in pairs]
 
 
 def gather_predictions(predictions: Predictions) -> Predictions | None:

@@ -14,13 +14,10 @@ Prepared = TypeVar("Prepared")
 
 
 def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:
-    """Copy each batch to a CUDA `device` one batch ahead, on a separate stream; yield CPU batches unchanged.
+    """Copy each batch to a CUDA `device` one batch ahead, on a separate stream; yield batches for the CPU unchanged.
 
-    An error that `batches` raises is raised again after all earlier batches were yielded.
-
-    Args:
-        batches: (images, boxes, anything) each; the host does not wait for copies from pinned memory.
-        device: the device that computes, on the stream that is current when a batch is asked for.
+    The host does not wait for copies from pinned memory. Work on a batch belongs on the stream that is current when
+    the batch is yielded. An error that `batches` raises is raised again after all earlier batches were yielded.
     """
     device = torch.device(device)
     if device.type != "cuda":
@@ -43,24 +40,17 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[B
 
 
 def one_ahead(items: Iterable[Item], prepare: Callable[[Item], Prepared]) -> Iterator[Prepared]:
-    """Yield `prepare(item)` of each item, which is called before the previous result is yielded.
+    """Yield `prepare(item)` of each item; prepare the next item before a result is yielded.
 
     An error of `items` or `prepare` is raised after everything before it has been yielded.
     """
-    source = iter(items)
-
-    def take() -> tuple[Prepared | None, Exception | None] | None:
-        try:
-            return prepare(next(source)), None
-        except StopIteration:
-            return None
-        except Exception as error:
-            return None, error
-
-    ahead = take()
-    while ahead is not None:
-        prepared, error = ahead
-        if error is not None:
-            raise error
-        ahead = take()
-        yield prepared
+    ahead: list[Prepared] = []
+    try:
+        for prepared in map(prepare, items):
+            ahead.append(prepared)
+            if len(ahead) == 2:
+                yield ahead.pop(0)
+    except Exception:
+        yield from ahead
+        raise
+    yield from ahead

@@ -51,8 +51,7 @@ def make_config(arguments: argparse.Namespace) -> Config:
 def setup_run(cfg: Config) -> None:
     """Create OUTPUT_DIR, start logging there, and log the environment and the config.
 
-    Raises:
-        InputError: OUTPUT_DIR is not a folder with write permission.
+    Raise InputError if OUTPUT_DIR is not a folder with write permission.
     """
     _check_writable(cfg.OUTPUT_DIR)
     setup_logger("fcos_core", cfg.OUTPUT_DIR, comm.get_rank())

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fcos_core.errors import InputError
 from fcos_core.weights.checkpointer import DetectronCheckpointer, unwrapped
 
 
@@ -17,11 +16,8 @@ class TrainingSnapshot:
     """Training state after the last finished iteration, which any thread can save during the next one.
 
     Weights, momentum and averages change only inside `finishing`. BatchNorm statistics and the schedule change
-    earlier in an iteration, so the snapshot holds copies of them.
-
-    Args:
-        checkpointer: of the model, the optimizer, the schedule and the other parts of a checkpoint.
-        arguments: plain values for every checkpoint; "iteration" counts the finished iterations.
+    earlier in an iteration, so the snapshot holds copies of them. `arguments` are plain values for every checkpoint;
+    "iteration" counts the finished iterations.
     """
 
     def __init__(self, checkpointer: DetectronCheckpointer, arguments: dict[str, Any]) -> None:
@@ -50,52 +46,41 @@ class TrainingSnapshot:
             self._consistent = True
 
     def save(self, name: str = "", tag: bool = True) -> str:
-        """Save the snapshot as `name`.pth, by default under the number of its iteration.
+        """Save the snapshot as `name`.pth, by default under the number of its iteration; return a clause for the log.
 
-        Args:
-            name: file name without its extension.
-            tag: True if a resumed run shall find the file.
-
-        Returns:
-            A clause for the log about the saved iteration.
-
-        Raises:
-            InputError: the file cannot be written.
+        With `tag` a resumed run finds the file. Raise InputError if the file cannot be written.
         """
         with self._lock:
             iteration = self.arguments["iteration"]
             if not self._consistent:
                 return "the iteration was half done and is not saved"
-            self._write(name or f"model_{iteration:07d}", tag)
+            with self._stream():
+                model = {**unwrapped(self.checkpointer.model).state_dict(), **self._copies}
+                name = name or f"model_{iteration:07d}"
+                self.checkpointer.save(name, tag, model=model, **self._schedule, **self.arguments)
             if tag:
                 self._saved_iteration = iteration
             return f"iteration {iteration} is saved, start again to resume from it"
 
     def save_if_new(self) -> str:
-        """Save the last finished iteration unless it is saved already; return a clause for the log."""
-        with self._lock:
-            iteration = self.arguments["iteration"]
-            if not self.checkpointer.save_dir:
-                return "nothing is saved without an OUTPUT_DIR"
-            if not self.checkpointer.save_to_disk:
-                return "only the main process saves"
-            if iteration == 0:
-                return "no iteration is finished"
-            if iteration == self._saved_iteration:
-                return f"iteration {iteration} is saved already, start again to resume from it"
-            return self.save()
+        """Save the last finished iteration unless it is saved already; return a clause for the log.
 
-    def try_to_save(self) -> str:
-        """Call `save_if_new` after an error; return a second error as text, so that it does not hide the first."""
+        An error of saving becomes part of the clause, so that it does not hide the reason for the exit.
+        """
         try:
-            return self.save_if_new()
-        except (InputError, RuntimeError) as error:
+            with self._lock:
+                iteration = self.arguments["iteration"]
+                if not self.checkpointer.save_dir:
+                    return "nothing is saved without an OUTPUT_DIR"
+                if not self.checkpointer.save_to_disk:
+                    return "only the main process saves"
+                if iteration == 0:
+                    return "no iteration is finished"
+                if iteration == self._saved_iteration:
+                    return f"iteration {iteration} is saved already, start again to resume from it"
+                return self.save()
+        except Exception as error:
             return f"nothing could be saved: {error}"
-
-    def _write(self, name: str, tag: bool) -> None:
-        with self._stream():
-            model = {**unwrapped(self.checkpointer.model).state_dict(), **self._copies}
-            self.checkpointer.save(name, tag, model=model, **self._schedule, **self.arguments)
 
     def _copy_early_changes(self) -> None:
         """Copy the parts of the state that the next iteration changes before `finishing`."""
@@ -120,10 +105,7 @@ class TrainingSnapshot:
 
 @contextlib.contextmanager
 def _ignoring_child_exits() -> Iterator[None]:
-    """Keep torch's SIGCHLD handler from raising in the main thread when a data loader's worker dies.
-
-    The next read from the data loader reports the dead worker.
-    """
+    """Keep torch's SIGCHLD handler from raising here if a worker dies; the next read of the loader reports it."""
     handler = signal.getsignal(signal.SIGCHLD)
     if handler is None or threading.current_thread() is not threading.main_thread():
         yield

@@ -19,19 +19,15 @@ class TrainingStep:
     """Computes the gradients of a batch and updates the parameters with them.
 
     Args:
-        model: images and targets to a dict of losses.
-        optimizer: optimizer of the model's parameters.
-        device: device of the model.
+        model: images and targets to a dict of losses, on `device`.
+        optimizer, device: of the model's parameters.
         assign_targets: (height, width) of the padded images and a process's whole share of boxes to targets that can
             be sliced by images, such as `Detector.assign_targets`; None gives the boxes themselves to the model.
         scaler: scales the loss so that float16 gradients do not underflow; None does not scale.
         precision: dtype that autocast computes in; None computes in the parameters' dtype.
-        accumulate_steps: number of parts that a batch is computed in; more than 1 needs `assign_targets`.
+        accumulate_steps: parts that a batch is computed in; more than 1 without `assign_targets` raise ValueError.
         clip_gradient_norm: largest norm of the gradient; 0 does not clip.
         channels_last: give the model channels-last images, which fit channels-last weights.
-
-    Raises:
-        ValueError: `accumulate_steps` is more than 1 without `assign_targets`.
     """
 
     def __init__(
@@ -66,15 +62,11 @@ class TrainingStep:
         targets: Sequence[BoxList],
         report_phase: Callable[[str], None] = lambda phase: None,
     ) -> dict[str, Tensor]:
-        """Set every parameter's gradient to the gradient of the batch.
+        """Set every parameter's gradient to the gradient of the batch; return the share's losses, without gradient.
 
         Args:
-            images: this process's share of the batch, on any device.
-            targets: boxes of each image, on any device.
+            images, targets: this process's share of the batch and the boxes of each image, on any device.
             report_phase: called with "forward" and "backward" before each of these phases.
-
-        Returns:
-            Losses of the share, scalars without gradient.
         """
         report_phase("forward")
         boxes = [target.to(self.device) for target in targets]
@@ -85,10 +77,11 @@ class TrainingStep:
         bounds = [len(images) * part // self.accumulate_steps for part in range(self.accumulate_steps + 1)]
         for start, stop in pairwise(bounds):
             # Processes average the sum of the parts' gradients, with the last part.
-            with contextlib.nullcontext() if stop == len(images) else self._without_averaging():
+            accumulates = stop < len(images) and isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if accumulates else contextlib.nullcontext():
                 report_phase("forward")
                 part = self._network_input(images[start:stop])
-                with self._autocast():
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
                     losses = self.model(part, assigned[start:stop])
                 report_phase("backward")
                 self.scaler.scale(sum(losses.values())).backward()
@@ -96,11 +89,7 @@ class TrainingStep:
         return totals
 
     def clip_gradients(self) -> Tensor | None:
-        """Scale the gradient down to `clip_gradient_norm` if its norm is larger.
-
-        Returns:
-            The norm before, a scalar; None without clipping.
-        """
+        """Scale the gradient down to the largest norm; return its norm before, a scalar, or None without clipping."""
         if not self.clip_gradient_norm:
             return None
         self.scaler.unscale_(self.optimizer)
@@ -117,9 +106,3 @@ class TrainingStep:
         if isinstance(images, ByteImages):
             return images.normalize(self.memory_format)
         return images.to(memory_format=self.memory_format)
-
-    def _without_averaging(self) -> contextlib.AbstractContextManager[None]:
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)

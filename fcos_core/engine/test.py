@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 def test_data_loaders(cfg: Config) -> dict[str, BatchLoader]:
     """Make a loader for each dataset of DATASETS.TEST, by name.
 
-    Raises:
-        InputError: a dataset or TEST.EVALUATOR cannot be used.
+    Raise InputError if a dataset or TEST.EVALUATOR cannot be used.
     """
     check_evaluator(cfg.TEST.EVALUATOR)
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
@@ -35,24 +34,15 @@ def test_data_loaders(cfg: Config) -> dict[str, BatchLoader]:
 
 
 def test(
-    cfg: Config,
-    data_loaders: dict[str, BatchLoader],
-    model: nn.Module | None = None,
-    check_expected: bool = True,
+    cfg: Config, data_loaders: dict[str, BatchLoader], model: nn.Module | None = None, check_expected: bool = True
 ) -> dict[str, dict[str, Any] | None]:
-    """Test `model`, or the detector in the file MODEL.WEIGHT, on every dataset.
+    """Test a detector on every dataset; return dataset name to metrics, as `inference` returns them.
 
     Args:
         cfg: the whole config.
         data_loaders: as `test_data_loaders` makes them.
         model: a detector on MODEL.DEVICE, which TEST.COMPILE does not apply to; None: load MODEL.WEIGHT.
-        check_expected: True to compare the metrics with TEST.EXPECTED_RESULTS.
-
-    Returns:
-        Dataset name to metrics, as `fcos_core.engine.inference.inference` returns them.
-
-    Raises:
-        InputError: the config, the data or the weights cannot be used.
+        check_expected: compare the metrics with TEST.EXPECTED_RESULTS; raise InputError if they differ.
     """
     if model is None:
         model = load_detector(cfg)
@@ -75,9 +65,8 @@ def test(
 def load_detector(cfg: Config) -> nn.Module:
     """Build the detector on MODEL.DEVICE in evaluation mode and load MODEL.WEIGHT; compile it if TEST.COMPILE is set.
 
-    Raises:
-        InputError: a value of the config or the weights file cannot be used, the file does not hold the whole
-            detector, or there is no such device.
+    Raise InputError if a value of the config, the device or the weights file cannot be used, or the file does not
+    hold the whole detector.
     """
     check_values(cfg)
     check_device(cfg.MODEL.DEVICE)

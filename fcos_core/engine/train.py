@@ -34,8 +34,8 @@ def train(cfg: Config, test_loaders: dict[str, BatchLoader] | None = None) -> nn
 
     Args:
         cfg: the whole config.
-        test_loaders: as `test_data_loaders` makes them. The model is tested on them every TEST.EVAL_PERIOD iterations
-            and at the end; empty: it is not tested.
+        test_loaders: as `test_data_loaders` makes them, to test the model every TEST.EVAL_PERIOD iterations and at
+            the end; empty: no test.
 
     Returns:
         The trained model; the average of its weights if TEST.USE_EMA is set.
@@ -75,13 +75,10 @@ def train(cfg: Config, test_loaders: dict[str, BatchLoader] | None = None) -> nn
 
 
 def make_training_step(cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingStep:
-    """Make the step that SOLVER.* describes.
+    """Make the step that SOLVER.* describes for a detector on MODEL.DEVICE.
 
-    Args:
-        cfg: the whole config.
-        model: a detector on MODEL.DEVICE. Its weights are laid out channels last and its parts compiled in place if
-            the config says so; with several processes the step's `model` wraps it.
-        optimizer: of the model's parameters.
+    The weights are laid out channels last and the parts compiled in place if SOLVER.CHANNELS_LAST and SOLVER.COMPILE
+    are set. With several processes the step's `model` wraps the detector.
     """
     solver, device = cfg.SOLVER, torch.device(cfg.MODEL.DEVICE)
     if solver.CHANNELS_LAST:
@@ -109,12 +106,7 @@ def make_training_step(cfg: Config, model: nn.Module, optimizer: torch.optim.Opt
 class _Evaluation:
     """Test of the model during training, which saves the best model as model_best.pth if TEST.EVAL_PERIOD is set.
 
-    Attributes:
-        cfg: the whole config.
-        model: the tested model.
-        loaders: test loaders by dataset name.
-        checkpointer: saves the best model.
-        arguments: of the training; "best" becomes the highest metric so far.
+    In `arguments`, which a checkpoint holds, "best" becomes the highest metric so far.
     """
 
     cfg: Config
@@ -124,11 +116,7 @@ class _Evaluation:
     arguments: dict[str, Any]
 
     def __call__(self, finished: bool) -> dict[str, float]:
-        """Return metrics by "dataset/metric"; nothing on processes other than the main one.
-
-        Args:
-            finished: True after the last iteration; then the metrics are compared with TEST.EXPECTED_RESULTS.
-        """
+        """Return metrics by "dataset/metric" on the main process; compare TEST.EXPECTED_RESULTS if `finished`."""
         # BatchNorm statistics differ between processes: test everywhere with those of the main process, which saves.
         comm.broadcast_buffers(self.model)
         # Test the parts that SOLVER.COMPILE compiled without another compilation for the test's shapes.
@@ -175,10 +163,8 @@ def _make_checkpointer(
 ) -> DetectronCheckpointer:
     others = {"scaler": step.scaler if step.scaler.is_enabled() else None, "ema": average}
     others = {name: part for name, part in others.items() if part is not None}
-    keep_last = cfg.SOLVER.CHECKPOINT_KEEP_LAST
-    return DetectronCheckpointer(
-        cfg, model, step.optimizer, scheduler, cfg.OUTPUT_DIR, others=others, keep_last=keep_last
-    )
+    keep = cfg.SOLVER.CHECKPOINT_KEEP_LAST
+    return DetectronCheckpointer(cfg, model, step.optimizer, scheduler, cfg.OUTPUT_DIR, others=others, keep_last=keep)
 
 
 def _resume_or_start(cfg: Config, checkpointer: DetectronCheckpointer) -> tuple[dict[str, Any], BatchLoader]:
@@ -187,9 +173,8 @@ def _resume_or_start(cfg: Config, checkpointer: DetectronCheckpointer) -> tuple[
     arguments = {name: value for name, value in (resumed or {}).items() if name in ("iteration", "best")}
     arguments.setdefault("iteration", 0)
     # Build the loader before the weights are read: an error in the data should not wait for a download.
-    data_loader = make_data_loader(
-        cfg, is_train=True, is_distributed=comm.get_world_size() > 1, start_iter=arguments["iteration"]
-    )
+    distributed = comm.get_world_size() > 1
+    data_loader = make_data_loader(cfg, is_train=True, is_distributed=distributed, start_iter=arguments["iteration"])
     if resumed is None:
         checkpointer.load(cfg.MODEL.WEIGHT)
     return arguments, data_loader
@@ -217,8 +202,8 @@ def _write_record(cfg: Config) -> None:
 
 def _has_collectives(body: nn.Module) -> bool:
     """Return True if `body` synchronizes a BatchNorm: torch.compile would silently give it wrong gradients."""
-    sync = (SyncBatchNorm, nn.SyncBatchNorm)
-    return comm.get_world_size() > 1 and any(isinstance(module, sync) for module in body.modules())
+    synchronized = any(isinstance(module, (SyncBatchNorm, nn.SyncBatchNorm)) for module in body.modules())
+    return synchronized and comm.get_world_size() > 1
 
 
 def _distributed(model: nn.Module, device: torch.device) -> nn.Module:

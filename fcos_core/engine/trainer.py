@@ -39,12 +39,11 @@ class TrainingOptions:
 
     Attributes:
         seed: at least 0; the random numbers of an iteration follow from seed, iteration and rank.
-        log_period: iterations between log lines.
+        log_period, eval_period: iterations between log lines, and between evaluations before the last; 0: none.
         timeout: seconds that a step may take, including waiting for other processes or for data.
         step: computes gradients and updates the model; None: `TrainingStep` with its defaults.
         average: moving average of the weights, updated every iteration; also among the checkpointer's `others`.
         evaluate: tests the model and returns metrics by name; its argument is True after the last iteration.
-        eval_period: iterations between evaluations before the last one; 0: none.
     """
 
     seed: int = 0
@@ -78,10 +77,9 @@ def do_train(
     SIGINT ends the training, the last finished iteration is saved too; after a signal the process exits.
 
     Args:
-        model: maps images and targets to a dict of losses.
-        data_loader: gives (ImageList, list of BoxList, dataset indices) for each iteration.
-        optimizer, scheduler: as `fcos_core.solver` makes them.
-        checkpointer: saves the training state.
+        model: maps images and targets to a dict of losses, on `device`.
+        data_loader: gives (images, list of BoxList, dataset indices) for each iteration.
+        optimizer, scheduler, checkpointer: of the model, as `fcos_core.solver` and `fcos_core.weights` make them.
         device: the model's device.
         checkpoint_period: iterations between checkpoints.
         arguments: {"iteration": finished iterations, ...}; updated, and saved in every checkpoint.
@@ -169,7 +167,7 @@ def _seed_random_numbers(seed: int, iteration: int) -> None:
 
 
 def _mean_over_processes(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Compute the losses of the whole batch: the mean over processes, as all divide by the same global normalizers."""
+    """Compute the whole batch's losses: the mean over processes, which all divide by the same global normalizers."""
     total = comm.all_reduce_sum(torch.stack(list(losses.values()))) / comm.get_world_size()
     return dict(zip(losses, total.tolist(), strict=True))
 
@@ -205,8 +203,7 @@ def _saving_on_error(snapshot: TrainingSnapshot, watchdog: Watchdog) -> Iterator
         # Earlier steps may have damaged the weights already: a new start resumes from an earlier checkpoint.
         raise
     except Exception as error:
-        saved = snapshot.try_to_save()
-        logger.error("Training ended: %s; %s.", watchdog, saved)
+        logger.error("Training ended: %s; %s.", watchdog, snapshot.save_if_new())
         if not isinstance(error, InputError):
             _raise_known_cause(error, str(watchdog))
         raise

@@ -19,8 +19,7 @@ class TrainingLog:
 
     Args:
         folder: gets metrics.jsonl and TensorBoard's files; empty: neither.
-        first: first iteration of this run.
-        max_iter: last iteration.
+        first, max_iter: first and last iteration of this run.
         period: iterations between lines.
     """
 
@@ -61,8 +60,7 @@ class TrainingLog:
 
     def _write(self, iteration: int, num_images: int, lr: float) -> None:
         medians, memory = self._meters.medians(), _peak_memory_mb()
-        seconds = self._meters.meters["time"].global_avg * (self.max_iter - iteration)
-        eta = datetime.timedelta(seconds=int(seconds))
+        eta = datetime.timedelta(seconds=int(self._meters.meters["time"].global_avg * (self.max_iter - iteration)))
         line = [f"eta: {eta}", f"iter: {iteration}", str(self._meters), f"lr: {lr:.6f}", f"max mem: {memory:.0f}"]
         logger.info(self._meters.delimiter.join(line))
         if self._writer is not None:

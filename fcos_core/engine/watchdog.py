@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from fcos_core.utils import comm
 
@@ -27,12 +26,8 @@ class Watchdog:
     because other processes have exited, and it calls no collective itself.
 
     Args:
-        save: saves the training if it is not saved yet; returns a clause about it for the log.
+        save: saves the training if it is not saved yet; returns a clause about it for the log and never raises.
         timeout: seconds that a timed step may take.
-
-    Attributes:
-        iteration: current 1-based iteration of the loop.
-        step: current step of the loop, a noun for messages.
     """
 
     def __init__(self, save: Callable[[], str], timeout: float) -> None:
@@ -42,13 +37,7 @@ class Watchdog:
         self.iteration, self.step = 0, "start"
 
     def at(self, iteration: int, step: str, timed: bool = True) -> None:
-        """Note that the loop begins a step.
-
-        Args:
-            iteration: 1-based.
-            step: a noun for messages.
-            timed: True if the timeout applies to the step.
-        """
+        """Note that the loop begins `step`, a noun for messages, of the 1-based `iteration`; time it if `timed`."""
         self.iteration, self.step = iteration, step
         self._deadline = time.monotonic() + self._timeout if timed else float("inf")
 
@@ -63,15 +52,13 @@ class Watchdog:
             self._signal_writer.setblocking(False)
             # Python delays handlers until a collective returns, but writes the signal's number to this socket at once.
             self._former_fd = signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
-            self._former_handlers = {number: signal.signal(number, _do_nothing) for number in SIGNALS}
+            self._former_handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
         if self._former_handlers:
@@ -94,14 +81,6 @@ class Watchdog:
 
     def _save_and_exit(self, reason: str, status: int, delay: float = 0) -> None:
         where = str(self)
-        try:
-            saved = self._save()
-        except Exception as error:  # exit in any case, and log why nothing was saved
-            saved = f"nothing could be saved: {error}"
-        logger.warning("%s: %s; %s. Exiting.", reason, where, saved)
+        logger.warning("%s: %s; %s. Exiting.", reason, where, self._save())
         time.sleep(delay)
         comm.exit_now(status)
-
-
-def _do_nothing(number: int, frame: object) -> None:
-    """Handle a signal whose number has already reached the watchdog through the socket."""

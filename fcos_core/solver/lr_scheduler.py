@@ -17,17 +17,14 @@ class WarmupMultiStepLR(LRScheduler):
 
     `step()` may be called at the start of every iteration, as HRNet-FCOS does, or at its end, as PyTorch
     advises: iteration i has the same learning rate either way. `last_epoch` is the number of iterations begun.
+    Raise ValueError if the milestones do not increase, or the method is unknown.
 
     Args:
         optimizer: the learning rates of its groups are the bases.
-        milestones: increasing 1-based iterations.
-        gamma: factor at each milestone.
+        milestones, gamma: increasing 1-based iterations, and the factor at each.
         warmup_factor: warmup(i) for i < warmup_iters if the method is "constant"; warmup(0) if it is "linear".
         warmup_iters: first iteration with the full learning rate.
         warmup_method: "constant", or "linear" for a straight line from `warmup_factor` to 1.
-
-    Raises:
-        ValueError: the milestones do not increase, or the method is unknown.
     """
 
     def __init__(
@@ -87,13 +84,8 @@ class WarmupMultiStepLR(LRScheduler):
 
 
 def make_lr_scheduler(cfg: Config, optimizer: Optimizer) -> WarmupMultiStepLR:
-    """Make the schedule that SOLVER.* describes.
-
-    Raises:
-        InputError: a value of SOLVER is invalid.
-    """
+    """Make the schedule that SOLVER.* describes; raise InputError if a value is invalid."""
     check_values(cfg)
     solver = cfg.SOLVER
-    return WarmupMultiStepLR(
-        optimizer, solver.STEPS, solver.GAMMA, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, solver.WARMUP_METHOD
-    )
+    warmup = (solver.WARMUP_FACTOR, solver.WARMUP_ITERS, solver.WARMUP_METHOD)
+    return WarmupMultiStepLR(optimizer, solver.STEPS, solver.GAMMA, *warmup)

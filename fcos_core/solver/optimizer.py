@@ -82,10 +82,7 @@ def make_optimizer(cfg: Config, model: nn.Module) -> SGD:
     """Make SGD for the trainable parameters of `model`, with one group per parameter as in published training states.
 
     A parameter with "bias" in its name has the learning rate BASE_LR * BIAS_LR_FACTOR and the weight decay
-    WEIGHT_DECAY_BIAS; any other parameter has BASE_LR and WEIGHT_DECAY.
-
-    Raises:
-        InputError: a value of SOLVER is invalid.
+    WEIGHT_DECAY_BIAS; any other parameter has BASE_LR and WEIGHT_DECAY. Raise InputError if a value is invalid.
     """
     check_values(cfg)
     solver = cfg.SOLVER

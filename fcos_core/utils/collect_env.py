@@ -17,10 +17,12 @@ _PACKAGES = ("torchvision", "numpy", "pycocotools", "pillow", "yacs", "tensorboa
 
 def environment() -> dict[str, str]:
     """Collect Python, system, CPU, PyTorch, CUDA, GPUs and driver, libraries, compiled operators and git commit."""
+    # platform.processor() returns no name on most Linux systems.
+    cpu = _search("/proc/cpuinfo", r"^model name\s*:\s*(.+)$", platform.machine())
     return {
         "Python": f"{platform.python_version()} ({sys.executable})",
         "System": platform.platform(),
-        "CPU": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch",
+        "CPU": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch",
         "PyTorch": torch.__version__,
         "CUDA": _cuda(),
         "GPUs": _gpus(),
@@ -38,10 +40,10 @@ def collect_env_info() -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-def _cpu_name() -> str:
-    cpus = Path("/proc/cpuinfo")  # platform.processor() returns no name on most Linux systems
-    found = re.search(r"^model name\s*:\s*(.+)$", cpus.read_text(), re.MULTILINE) if cpus.is_file() else None
-    return found[1] if found else platform.machine()
+def _search(path: str, pattern: str, default: str) -> str:
+    file = Path(path)
+    found = re.search(pattern, file.read_text(), re.MULTILINE) if file.is_file() else None
+    return found[1] if found else default
 
 
 def _cuda() -> str:
@@ -56,13 +58,8 @@ def _gpus() -> str:
     if not torch.cuda.is_available():
         return "none"
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return f"{names}; driver {_driver()}"
-
-
-def _driver() -> str:
-    file = Path("/proc/driver/nvidia/version")
-    found = re.search(r"^NVRM version:.*?\s(\d+\.[\d.]+)", file.read_text(), re.MULTILINE) if file.is_file() else None
-    return found[1] if found else "unknown"
+    driver = _search("/proc/driver/nvidia/version", r"^NVRM version:.*?\s(\d+\.[\d.]+)", "unknown")
+    return f"{names}; driver {driver}"
 
 
 def _version(package: str) -> str:
@@ -73,11 +70,11 @@ def _version(package: str) -> str:
 
 
 def _git_commit() -> str:
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    root = Path(__file__).resolve().parents[2]
     # An installed package may lie inside the checkout of another project, whose commit says nothing.
-    if not os.path.exists(os.path.join(root, ".git")):
+    if not (root / ".git").exists():
         return "not a checkout"
-    command = ["git", "-C", root, "rev-parse", "HEAD"]
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):

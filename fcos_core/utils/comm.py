@@ -36,13 +36,9 @@ def synchronize() -> None:
 
 @torch.no_grad()
 def reduce_dict(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Average scalar tensors over all processes, for logging.
+    """Average scalar tensors with the same names in every process, for logging.
 
-    Args:
-        values: name to scalar tensor; the same names in every process.
-
-    Returns:
-        Name to scalar tensor without gradient: the averages on rank 0; values without meaning on other ranks.
+    Return name to scalar tensor without gradient: the averages on rank 0, values without meaning on other ranks.
     """
     if get_world_size() == 1 or not values:
         return {name: value.detach() for name, value in values.items()}
@@ -65,16 +61,10 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def gather_tensors(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Concatenate the CPU tensors of all processes along dimension 0, in order of rank.
+    """Concatenate the CPU tensors (n, ...) of all processes on rank 0, in order of rank; return None on other ranks.
 
-    Rank 0 receives every part directly into the result, so it needs no further memory.
-
-    Args:
-        tensor: (n, ...) on the CPU. n may differ between processes; an empty tensor may also differ in other
-            dimensions and in dtype.
-
-    Returns:
-        The concatenation on rank 0; None on other ranks.
+    n may differ between processes; an empty tensor may also differ in other dimensions and in dtype. Rank 0 receives
+    every part directly into the result, so it needs no further memory.
     """
     if get_world_size() == 1:
         return tensor
@@ -127,8 +117,8 @@ def exit_now(status: int) -> NoReturn:
     During the shutdown a gloo thread that releases its last tensor would abort the process.
     """
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(status)

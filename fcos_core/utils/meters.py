@@ -6,12 +6,9 @@ from statistics import median
 
 
 class SmoothedValue:
-    """Median of the last values of a series, and average of all its finite values.
+    """Median of the last `window_size` values of a series, and average of all its finite values.
 
     The norm of a gradient is infinite when float16 overflows and the step is skipped.
-
-    Args:
-        window_size: number of last values for the median.
     """
 
     def __init__(self, window_size: int = 20) -> None:

@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 class MetricsWriter:
     """Writer of metrics as lines of JSON in `folder`/metrics.jsonl and, if installed, as TensorBoard curves.
 
-    Args:
-        folder: created if missing.
-        iteration: last finished iteration; lines that an earlier run wrote about later iterations are removed.
+    Lines that an earlier run wrote about iterations after `iteration`, the last finished one, are removed.
     """
 
     def __init__(self, folder: str | Path, iteration: int) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._path = Path(folder) / "metrics.jsonl"
         if self._path.exists():
-            _remove_after(self._path, iteration)
+            rows = [row for row in read_metrics(self._path) if row["iteration"] <= iteration]
+            with replacing(str(self._path)) as file:
+                file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
         self._curves = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -55,9 +55,3 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             logger.warning("Skipped a line of %s that is cut off.", path)
     return rows
-
-
-def _remove_after(path: Path, iteration: int) -> None:
-    rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
-    with replacing(str(path)) as file:
-        file.writelines(json.dumps(row).encode() + b"\n" for row in rows)

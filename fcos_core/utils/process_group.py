@@ -22,13 +22,9 @@ _PORT_KEY = "fcos_core/port"
 def init_processes(config: Config, local_rank: int | None) -> None:
     """Join the other processes of a torchrun or torch.distributed.launch call, if there are any.
 
-    Args:
-        config: MODEL.DEVICE decides: "cuda" gives every process its own GPU and connects them by NCCL; "cpu", or
-            one GPU for all processes such as "cuda:0", connects them by gloo.
-        local_rank: --local_rank of the command line; None: LOCAL_RANK of the environment.
-
-    Raises:
-        InputError: the machine lacks the device, or has fewer GPUs than processes.
+    MODEL.DEVICE "cuda" gives every process its own GPU and connects them by NCCL; "cpu", or one GPU for all processes
+    such as "cuda:0", connects them by gloo. `local_rank` is --local_rank of the command line; None: LOCAL_RANK of the
+    environment. Raise InputError if the machine lacks the device, or has fewer GPUs than processes.
     """
     check_values(config)
     device = config.MODEL.DEVICE

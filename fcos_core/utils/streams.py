@@ -15,10 +15,7 @@ _side_streams: dict[int, list[torch.cuda.Stream]] = {}
 
 @contextmanager
 def forked_streams() -> Iterator[None]:
-    """Let `parallel` run each task on its own CUDA stream within the context.
-
-    A CUDA graph that is captured within the context has parallel branches.
-    """
+    """Let `parallel` run each task on its own CUDA stream, so that a captured CUDA graph has parallel branches."""
     token = _forking.set(True)
     try:
         yield

@@ -16,14 +16,12 @@ MIN_SIDE = 320
 def draw_detections(
     image: Image.Image, detections: BoxList, category_names: Sequence[str], path: str | Path, threshold: float = 0.3
 ) -> None:
-    """Draw boxes, class names and scores on `image` and write the picture to `path`.
+    """Draw boxes, class names and scores of at least `threshold` on `image` and write it to `path`.
 
     Args:
-        image: RGB.
+        image, path: RGB, and the file to write, whose ending chooses the format.
         detections: boxes in pixels of `image` with fields "scores" (N,) and "labels" (N,), 1-based.
         category_names: name of each label, from label 1 on.
-        path: file to write; its ending chooses the format.
-        threshold: leave out detections with a lower score.
     """
     scale = -(-MIN_SIDE // min(image.size))
     canvas = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

@@ -2,11 +2,7 @@
 
 import re
 
-_STEM = {
-    "conv1_w": "stem.conv1.weight",
-    "res_conv1_bn_s": "stem.bn1.weight",
-    "res_conv1_bn_b": "stem.bn1.bias",
-}
+_STEM = {"conv1_w": "stem.conv1.weight", "res_conv1_bn_s": "stem.bn1.weight", "res_conv1_bn_b": "stem.bn1.bias"}
 _RESIDUAL = re.compile(r"res([2-5])_(\d+)_branch(1|2a|2b|2c)_(w|bn_s|bn_b)")
 _CONV_AND_NORM = {
     "1": ("downsample.0", "downsample.1"),

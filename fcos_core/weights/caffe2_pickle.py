@@ -19,14 +19,10 @@ class RefusedPickle(pickle.UnpicklingError):
 
 
 def read_blobs(file: BinaryIO) -> dict[str, Any]:
-    """Read the pickled dict in `file`, or the dict under its key "blobs".
+    """Read the pickled dict in `file`, or the dict under its key "blobs": blob name to value.
 
-    Returns:
-        Blob name to value. Arrays are `PickledArray`s, which stay inert data until `to_numpy` is called.
-
-    Raises:
-        RefusedPickle: the pickle names anything but numpy's arrays and OrderedDict, or is no dict of named blobs.
-        Exception: any error that pickle raises on damaged data.
+    Arrays are `PickledArray`s. Raise RefusedPickle if the pickle names anything but numpy's arrays and OrderedDict, or
+    is no dict of named blobs. On damaged data pickle may raise any other exception.
     """
     content = _Unpickler(file, encoding="latin1").load()
     if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
@@ -47,11 +43,7 @@ class PickledArray:
         self._state = state[-4:]
 
     def to_numpy(self) -> np.ndarray:
-        """Make the array, writable and in native byte order.
-
-        Raises:
-            RefusedPickle: the content is not numeric, or its size does not fit its shape.
-        """
+        """Make the array, writable and in native byte order; raise RefusedPickle if type or size is wrong."""
         if len(self._state) != 4:
             raise RefusedPickle("it is an array without content")
         shape, dtype, column_major, raw = self._state

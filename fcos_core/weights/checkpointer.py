@@ -27,8 +27,7 @@ class DetectronCheckpointer:
     Args:
         cfg: not read; published scripts pass it.
         model: a module, with or without DistributedDataParallel; keys in files never have the wrapper's prefix.
-        optimizer: saved and resumed with the model; None: neither.
-        scheduler: anything with `state_dict` and `load_state_dict`; saved and resumed likewise.
+        optimizer, scheduler: saved and resumed with the model by `state_dict` and `load_state_dict`; None: neither.
         save_dir: folder of the training states; empty: nothing is saved or found.
         save_to_disk: True if this process writes; None: the main process writes.
         logger: gets the log lines; None: the logger of this module.
@@ -63,16 +62,10 @@ class DetectronCheckpointer:
         self.resumed_from = ""
 
     def load(self, f: str) -> dict[str, Any]:
-        """Load weights, and nothing else, from `f`; an empty `f` leaves the model unchanged.
+        """Load weights, and nothing else, from `f`: a .pth or Caffe2 .pkl file, a URL or a catalog:// name.
 
-        Args:
-            f: a .pth or Caffe2 .pkl file, a URL or a catalog:// name. `save_dir` plays no part.
-
-        Returns:
-            An empty dict, for published scripts.
-
-        Raises:
-            InputError: `f` cannot be found or read, or is of another model; the model is unchanged.
+        An empty `f` leaves the model unchanged. Return an empty dict, for published scripts. Raise InputError if `f`
+        cannot be found or read, or is of another model; the model is unchanged then.
         """
         if not f:
             self.logger.info("No weights given: training starts from random initialization")
@@ -86,13 +79,9 @@ class DetectronCheckpointer:
         """Load model, optimizer, scheduler and the other parts exactly as the last `save` wrote them.
 
         If the last checkpoint is damaged or missing, resume from the one before it. Only the main process reads the
-        file and sends it to the others, which may not see its disk.
-
-        Returns:
-            The `extra` values of `save`, such as {"iteration": n}; None if nothing was saved.
-
-        Raises:
-            InputError: every state is damaged, or the state found is incomplete or of another model or optimizer.
+        file and sends it to the others, which may not see its disk. Return the `extra` values of `save`, such as
+        {"iteration": n}; None if nothing was saved. Raise InputError if every state is damaged, or the state found is
+        incomplete or of another model or optimizer.
         """
         path, content = comm.broadcast_object(self._read_newest() if comm.is_main_process() else None)
         if not path:
@@ -118,15 +107,13 @@ class DetectronCheckpointer:
     def save(self, name: str, tag: bool = True, **extra: Any) -> None:
         """Write {"model", "optimizer", "scheduler", the other parts, **extra} to `save_dir/name.pth`.
 
-        A crash leaves the previous file undamaged. Only a process that writes to disk does anything.
+        A crash leaves the previous file undamaged. Only a process that writes to disk does anything. Raise InputError
+        if the file cannot be written, or `extra` holds a value that could not be read back.
 
         Args:
             name: file name without its extension.
             tag: True if `resume` shall find the file; False for a state kept for diagnosis.
             extra: plain values and tensors that `resume` returns; a name of a part replaces the part's own state.
-
-        Raises:
-            InputError: the file cannot be written, or `extra` holds a value that could not be read back.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -160,11 +147,9 @@ class DetectronCheckpointer:
     def get_checkpoint_file(self) -> str:
         """Return the path of the last training state, "" if there is none.
 
-        The `last_checkpoint` file may hold a file name or, as published code wrote it, a whole path. A file of that
-        name in `save_dir` is preferred, so that a folder can be moved or copied.
-
-        Raises:
-            InputError: `last_checkpoint` is empty or cannot be read.
+        `last_checkpoint` may hold a file name or, as published code wrote it, a whole path. A file of that name in
+        `save_dir` is preferred, so that a folder can be moved or copied. Raise InputError if `last_checkpoint` is
+        empty or cannot be read.
         """
         if not self.has_checkpoint():
             return ""
@@ -199,8 +184,7 @@ class DetectronCheckpointer:
     def _candidates(self, damage: list[InputError]) -> Iterator[str]:
         """Yield the last checkpoint, then the numbered ones before it, newest first.
 
-        Args:
-            damage: gets the error if `last_checkpoint` cannot be read; then all numbered ones are candidates.
+        If `last_checkpoint` cannot be read, yield all numbered ones; `damage` gets the error.
         """
         limit = None
         try:
@@ -216,9 +200,8 @@ class DetectronCheckpointer:
 
     def _numbered(self) -> list[tuple[int, str]]:
         """List (iteration, file name) of the numbered checkpoints, oldest first."""
-        return sorted(
-            (int(match[1]), match[0]) for match in map(_NUMBERED.fullmatch, os.listdir(self.save_dir)) if match
-        )
+        matches = map(_NUMBERED.fullmatch, os.listdir(self.save_dir))
+        return sorted((int(match[1]), match[0]) for match in matches if match)
 
     def _remove_old(self, newest: str) -> None:
         limit = _iteration_of(newest)

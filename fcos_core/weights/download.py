@@ -27,10 +27,8 @@ def download(url: str) -> str:
     """Return the path of the cached file of `url`, after downloading it if the cache lacks it.
 
     Of several processes on a machine one downloads and the others wait. If a name ends in `-HASH.ext` with eight or
-    more hexadecimal digits, the SHA-256 of the content must start with them.
-
-    Raises:
-        InputError: the server, the network or the disk failed, or the hash differs.
+    more hexadecimal digits, the SHA-256 of the content must start with them. Raise InputError if the server, the
+    network or the disk fails, or the hash differs.
     """
     path = cached_path(url)
     if os.path.exists(path):
@@ -51,11 +49,7 @@ def download(url: str) -> str:
 
 
 def cached_path(url: str) -> str:
-    """Return the path in the cache for `url`; the file is named by the URL's #NAME, else by the end of its path.
-
-    Raises:
-        InputError: the URL names no file.
-    """
+    """Return the cache path of `url`, from its #NAME or the end of its path; raise InputError if it names no file."""
     parts = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(parts.fragment or parts.path))
     # The URLs of many files end in the same word without an extension, such as "download".

@@ -15,17 +15,12 @@ from fcos_core.weights.download import download
 
 
 def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
-    """Load the state dict that `source` holds, on the CPU, in the file's dtypes.
+    """Load the state dict of `source` (file, http(s):// URL or catalog:// name), on the CPU, in the file's dtypes.
 
-    No code that a file names is run.
-
-    Args:
-        source: a file, an http(s):// URL or a catalog:// name. A name that ends in .pkl is a Caffe2 pickle,
-            whose blobs get the keys of the ResNet body. Any other file is PyTorch's: a state dict, alone or under
-            "model" or "state_dict", its keys with or without "module.".
-
-    Raises:
-        InputError: `source` cannot be found or downloaded, is damaged, holds no state dict, or names code to run.
+    A file whose name ends in .pkl is a Caffe2 pickle, whose blobs get the keys of the ResNet body. Any other file is
+    PyTorch's: a state dict, alone or under "model" or "state_dict", its keys with or without "module.". No code that a
+    file names is run. Raise InputError if `source` cannot be found or downloaded, is damaged, holds no state dict, or
+    names code to run.
     """
     path = find_weights(source)
     if path.lower().endswith(".pkl"):
@@ -36,8 +31,7 @@ def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
 def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
     """Load the moving average of the weights ("ema") from the training state `source`, a file, URL or catalog:// name.
 
-    Raises:
-        InputError: `source` cannot be found or downloaded, is damaged, or holds no average.
+    Raise InputError as `load_state_dict_file` does, or if the file holds no average.
     """
     path = find_weights(source)
     content = read_checkpoint(path)
@@ -50,11 +44,7 @@ def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
 
 
 def find_weights(source: str) -> str:
-    """Return the path of the file that `source` (file, URL or catalog:// name) names; download a URL once.
-
-    Raises:
-        InputError: the catalog lacks the name, or the download failed.
-    """
+    """Return the path of `source`; download a URL or catalog:// name once, and raise InputError if this fails."""
     if source.startswith("catalog://"):
         source = weights_url(source)
     if source.startswith(("http://", "https://")):
@@ -65,8 +55,7 @@ def find_weights(source: str) -> str:
 def read_checkpoint(path: str) -> Any:
     """Read a PyTorch file of tensors and plain Python values, on the CPU.
 
-    Raises:
-        InputError: the file is missing, empty, damaged, no PyTorch file, or names code to run.
+    Raise InputError if the file is missing, empty, damaged, no PyTorch file, or names code to run.
     """
     _check_file(path)
     try:
@@ -79,11 +68,7 @@ def read_checkpoint(path: str) -> Any:
 
 
 def state_dict_of(content: Any, path: str) -> dict[str, torch.Tensor]:
-    """Find the state dict in the content of the file `path`, and remove "module." from its keys.
-
-    Raises:
-        InputError: the content holds no state dict.
-    """
+    """Find the state dict in a file's content, without "module." in its keys; raise InputError if there is none."""
     state = content
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -98,7 +83,7 @@ def state_dict_of(content: Any, path: str) -> dict[str, torch.Tensor]:
             f"The file '{path}' holds no state dict: expected named tensors, alone or under 'model' or "
             f"'state_dict'; found {_describe(state)}."
         )
-    return {_without_module(key): value for key, value in state.items()}
+    return {re.sub(r"^(module\.)+", "", key): value for key, value in state.items()}
 
 
 def reason_of(error: Exception) -> str:
@@ -174,9 +159,3 @@ def _describe(value: Any) -> str:
         return f"a {type(value).__name__}"
     others = [str(k) for k, v in value.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
     return f"other values, e.g. {', '.join(others[:3])}" if others else "an empty dict"
-
-
-def _without_module(key: str) -> str:
-    while key.startswith("module."):
-        key = key.removeprefix("module.")
-    return key

@@ -57,19 +57,11 @@ class WeightMatching:
 def load_matching_weights(
     model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str, logger: logging.Logger
 ) -> WeightMatching:
-    """Copy the matching tensors of `state` into `model` in place, in the model's dtypes, and log a table.
+    """Copy the matching tensors of a file's `state` into `model` in place, in the model's dtypes, and log a table.
 
     Tensors of the head (keys under rpn.) whose shapes differ, as for another number of classes, keep their
-    initialization.
-
-    Args:
-        model: gets the weights.
-        state: file key to tensor.
-        source: name of the file in errors and in the log.
-        logger: gets the table.
-
-    Raises:
-        InputError: the file is of another model; `model` is unchanged.
+    initialization. `source` names the file in errors and in the log. Raise InputError if the file is of another model;
+    `model` is unchanged then.
     """
     targets = model.state_dict()
     matching = match_state_dicts(targets, state)
@@ -82,14 +74,10 @@ def load_matching_weights(
 
 
 def match_state_dicts(model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> WeightMatching:
-    """Match the keys and shapes of a file's state dict with those of a model's.
+    """Match the keys and shapes of a model's state dict with those of a file's `state`.
 
     Not counted as missing: num_batches_tracked, which no computation uses, and running statistics if the file has
     none at all.
-
-    Args:
-        model: state dict of the model.
-        state: state dict of the file.
     """
     pairs = match_keys(model, state)
     matching = WeightMatching()
@@ -102,13 +90,9 @@ def match_state_dicts(model: Mapping[str, torch.Tensor], state: Mapping[str, tor
         elif not _is_counter(key) and (has_statistics or not _is_statistic(key)):
             matching.missing.append(key)
     used = set(pairs.values())
-    for key in state:
-        if key in used:
-            continue
-        if key.startswith(_CLASSIFIERS):
-            matching.not_wanted.append(key)
-        elif not _is_counter(key):
-            matching.unexpected.append(key)
+    unused = [key for key in state if key not in used]
+    matching.not_wanted = [key for key in unused if key.startswith(_CLASSIFIERS)]
+    matching.unexpected = [key for key in unused if not key.startswith(_CLASSIFIERS) and not _is_counter(key)]
     return matching
 
 
@@ -130,11 +114,7 @@ def match_keys(model_keys: Iterable[str], file_keys: Iterable[str]) -> dict[str,
 def check_same_model(
     matching: WeightMatching, model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str
 ) -> None:
-    """Refuse a file without any matching key, or with another backbone than the model's.
-
-    Raises:
-        InputError: the file is of another model.
-    """
+    """Raise InputError if a file has no key of the model, or another backbone."""
     advice = "check MODEL.WEIGHT and MODEL.BACKBONE.CONV_BODY"
     if not matching.loaded and not matching.mismatched:
         raise InputError(
@@ -149,7 +129,9 @@ def check_same_model(
             f"model, and {len(differing) - 1} more differ; {advice}."
         )
     lacking = [key for key in matching.missing if key.startswith(_BODY) and not _is_statistic(key)]
-    foreign = list(_foreign_body_keys(matching.unexpected, model))
+    # ImageNet files name the parts of the body without its prefix: layer3.22.conv1.weight.
+    parts = {key.removeprefix(_BODY).partition(".")[0] for key in model if key.startswith(_BODY)}
+    foreign = [key for key in matching.unexpected if key.startswith(_BODY) or key.partition(".")[0] in parts]
     if lacking or foreign:
         raise InputError(
             f"'{source}' is of another model: its backbone lacks {len(lacking)} parameters of the model"
@@ -170,14 +152,6 @@ def _is_statistic(key: str) -> bool:
 
 def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
-
-
-def _foreign_body_keys(unexpected: Iterable[str], model: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    # ImageNet files name the parts of the body without its prefix: layer3.22.conv1.weight.
-    parts = {key.removeprefix(_BODY).partition(".")[0] for key in model if key.startswith(_BODY)}
-    for key in unexpected:
-        if key.startswith(_BODY) or key.partition(".")[0] in parts:
-            yield key
 
 
 def _shape(size: torch.Size) -> str:
