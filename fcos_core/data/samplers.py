@@ -83,7 +83,7 @@ class BatchPlanner:
         return resized_size((width, height), min_size, self.max_size)
 
     def _longest_sides(self, index: int) -> tuple[int, int]:
-        """Return the (width, height) that no resized image of this orientation exceeds."""
+        """Return the largest (width, height) of a resized image of this orientation, up to rounding."""
         longer, shorter = self.max_size, min(max(self.min_sizes), self.max_size)
         width, height = self.image_sizes[index].tolist()
         return (longer, shorter) if width >= height else (shorter, longer)

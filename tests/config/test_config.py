@@ -27,7 +27,7 @@ def test_every_config_builds(path):
         build_detection_model(config)
 
 
-# Keys as the YAML files of HRNet-FCOS and of later FCOS have them under configs/fcos.
+# Keys of the YAML files that HRNet-FCOS and later FCOS publish under configs/fcos.
 PUBLISHED_HRNET = """
 MODEL:
   META_ARCHITECTURE: "GeneralizedRCNN"

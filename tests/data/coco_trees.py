@@ -1,4 +1,4 @@
-"""Contents of annotation files for the tests beside it."""
+"""Make the contents of annotation files."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ def annotation(number: int, image_id: int, bbox: Any, category_id: int = 1, **mo
 
 
 def tree_of(sizes: list[tuple[int, int]], boxes_each: int = 1) -> dict[str, Any]:
-    """Images 1, 2, ... of these (width, height), each with boxes of category 1."""
+    """Return images 1, 2, ... with these (width, height), each with boxes of category 1."""
     images = [{"id": i, "width": w, "height": h, "file_name": f"{i}.png"} for i, (w, h) in enumerate(sizes, start=1)]
     annotations = [
         annotation(boxes_each * (image["id"] - 1) + k + 1, image["id"], [1, 2, 10 + k, 12])

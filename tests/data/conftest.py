@@ -1,4 +1,4 @@
-"""Small datasets in COCO format, drawn by PIL."""
+"""Make small datasets in COCO format with random images."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def make_files(tmp_path: Path) -> Callable[..., tuple[str, str]]:
-    """Writes a tree's annotation file and random images; gives (img_dir, ann_file)."""
+    """Return a function that writes a tree as an annotation file with random images: (img_dir, ann_file)."""
 
     def make(tree: Any, name: str = "a") -> tuple[str, str]:
         folder = tmp_path / name
@@ -41,7 +41,7 @@ def make_files(tmp_path: Path) -> Callable[..., tuple[str, str]]:
 
 @pytest.fixture
 def make_cfg(make_files: Callable[..., tuple[str, str]]) -> Callable[..., Config]:
-    """A config whose datasets, by name, are trees; small sizes, two classes, no workers."""
+    """Return a function from {dataset name: tree} to a config with small sizes, two classes and no workers."""
 
     def make(trees: dict[str, Any], *overrides: Any) -> Config:
         config = cfg.clone()

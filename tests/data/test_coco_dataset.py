@@ -1,4 +1,4 @@
-"""The dataset: which images training sees, with which boxes, and its evaluation side."""
+"""Test the datasets: images kept for training, their boxes, and the index for evaluation."""
 
 import os
 
@@ -16,7 +16,7 @@ SIZES = [(40, 30)] * 6
 
 @pytest.fixture
 def files(make_files):
-    """Six images: plain, crowd alone, 1 px wide, none, one good among bad, zero width."""
+    """Six images: a plain box, only a crowd box, a box 1 px wide, no box, one good and one bad box, zero width."""
     tree = tree_of(SIZES)
     tree["annotations"] = [
         annotation(1, 1, [1, 2, 10, 12]),
@@ -31,7 +31,7 @@ def files(make_files):
 
 def test_training_keeps_images_with_an_annotation_wider_and_higher_than_one_pixel(files):
     dataset = COCODataset(*files, is_train=True)
-    # The rule stated in COCODataset; image 2 has a crowd annotation alone and stays.
+    # Image 2 has only a crowd annotation and is kept.
     assert [dataset.image_id(i) for i in range(len(dataset))] == [1, 2, 5]
     assert len(dataset.ground_truth(1)) == 0
 
@@ -105,7 +105,7 @@ def test_missing_image_files_are_counted_and_the_first_is_named(files):
         os.remove(os.path.join(files[0], f"{number}.png"))
     with pytest.raises(InputError, match=r"2 of 6 images .* the first is image 3, .*3\.png"):
         COCODataset(*files)
-    # Training keeps images 1, 2 and 5 of them.
+    # Training keeps images 1, 2 and 5.
     with pytest.raises(InputError, match=r"1 of 3 images .* the first is image 5, .*5\.png"):
         COCODataset(*files, is_train=True)
     assert len(COCODataset(*files, check_files=False)) == 6

@@ -1,4 +1,4 @@
-"""Reading annotation files: what is kept, and the sentence for everything that cannot be."""
+"""Test the reading of annotation files: the arrays, and a message for each fault."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ def test_arrays_follow_the_order_of_image_ids(tmp_path):
     assert table.annotation_ids.tolist() == [2, 1, 3]
     np.testing.assert_array_equal(table.boxes, [[1, 1, 2, 2], [0, 0, 5, 6], [2, 2, 3.5, 4]])
     assert table.crowd.tolist() == [False, True, False]
-    # Without an area the box's own, width x height.
+    # An annotation without an area gets the area of its box, width x height.
     assert table.areas.tolist() == [4.0, 11.5, 14.0]
 
 
@@ -103,7 +103,7 @@ def test_a_binary_file_is_not_json(tmp_path):
 
 
 def changed(path: str, value) -> dict:
-    """A sound tree with one place, such as images/0/width, set, or deleted for the value ...; / adds nothing."""
+    """Return a correct tree with the value at `path`, such as images/0/width, replaced, or deleted if it is `...`."""
     tree = copy.deepcopy(tree_of(SIZES))
     *steps, last = [int(step) if step.isdigit() else step for step in path.split("/")]
     node = tree

@@ -1,4 +1,4 @@
-"""make_data_loader from files to batches: the same for any workers and processes, and its errors."""
+"""Test make_data_loader from files to batches: the same for any number of workers and ranks; its errors."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def split(cfg, monkeypatch, rank: int, world_size: int, **options):
 
 
 def unpadded(loader) -> list[list[tuple]]:
-    """Per batch, (image, boxes, labels, index) of each sample without its padding."""
+    """Return, for each batch, (image without padding, boxes, labels, index) of each sample."""
     return [
         [
             (images.normalize().tensors[slot, :, :height, :width], target.bbox, target.get_field("labels"), index)
@@ -89,7 +89,7 @@ def test_seeds_differ(make_cfg):
 def test_training_draws_both_flips_and_several_scales(make_cfg):
     cfg = make_cfg({"a": tree_of([(48, 36)])}, "SOLVER.MAX_ITER", 20, "SOLVER.IMS_PER_BATCH", 1)
     boxes = [target.bbox[0] for _, (target,), _ in make_data_loader(cfg)]
-    # MIN_SIZE_TRAIN is (32, 40) and the one box, 1 px off the left, is 37 px off the right.
+    # MIN_SIZE_TRAIN is (32, 40). The only box is 1 px from the left side and 37 px from the right side.
     assert len({round(float(box[3] - box[1])) for box in boxes}) == 2
     assert {bool(box[0] > 20) for box in boxes} == {False, True}
 
@@ -121,13 +121,13 @@ def test_shares_of_a_batch_are_padded_as_the_whole(make_cfg, monkeypatch, world_
         parts = [share[iteration] for share in shares]
         assert torch.equal(images.normalize().tensors, torch.cat([part[0].normalize().tensors for part in parts]))
         assert indices == [index for part in parts for index in part[2]]
-    # 120 and 160 pixels, the longest sides, up to multiples of 32.
+    # The longest sides are 120 and 160 pixels, which are padded to multiples of 32.
     at_fixed_sizes = {side for images, _, _ in whole for side in images.padded_size} <= {128, 160}
     assert at_fixed_sizes == fixed
 
 
 def test_what_replaces_an_unreadable_image_fits_the_size_of_its_batch(make_cfg):
-    # The wide image replaces the narrow one that cannot be read; other processes pad to the narrow one's size.
+    # The wide image replaces the unreadable narrow image; other ranks pad to the narrow image's size.
     words = ("SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 1, "DATALOADER.SKIP_UNREADABLE", True)
     cfg = make_cfg({"a": tree_of([(40, 40), (90, 40)])}, *words)
     path = make_data_loader(cfg).dataset.image_path(0)
@@ -161,7 +161,7 @@ def test_testing_takes_every_image_once_unflipped(make_cfg, workers):
     batches = list(first)
     assert len(first) == len(batches) == 3
     assert [batch[2] for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    # The shorter side is 32; 48 * 32 / 36 = 42.67, truncated; x 1 becomes 42 / 48.
+    # The shorter side becomes 32, the longer 48 * 32 / 36 = 42.67, truncated; x = 1 becomes 42 / 48.
     assert batches[0][0].image_sizes[0] == (32, 42)
     assert batches[0][1][0].bbox[0, 0].item() == pytest.approx(42 / 48)
     assert [batch[2] for batch in second] == [[0, 1, 2]]
@@ -217,7 +217,7 @@ def test_testing_leaves_out_unreadable_images_and_counts_them(make_cfg, workers,
     os.remove(os.path.join(cfg.DATASETS.CATALOG.a.img_dir, "9.png"))
     (loader,) = make_data_loader(cfg, is_train=False)
     with caplog.at_level(logging.WARNING):
-        # Ids are 1-based, indices 0-based; both images of the third batch are gone, and it with them.
+        # Ids start at 1, indices at 0. Both images of the third batch are unreadable, so that batch is left out.
         assert [indices for _, _, indices in loader] == [[1], [2, 3], [6, 7], [9]]
     assert loader.num_unreadable == 4
     messages = [record.getMessage() for record in caplog.records if "unreadable" in record.getMessage()]
@@ -235,7 +235,7 @@ def test_training_puts_the_next_readable_image_in_place(make_cfg, workers, caplo
     loader = make_data_loader(cfg)
     with caplog.at_level(logging.WARNING):
         actual = [indices for _, _, indices in loader]
-    # Indices 3 and 4 (ids 4 and 5) give way to 5, the last one to the first.
+    # Index 5 replaces indices 3 and 4 (ids 4 and 5); index 0 replaces the last index.
     stand_in = {3: 5, 4: 5, 9: 0}
     assert actual == [[stand_in.get(index, index) for index in batch] for batch in planned]
     tries = {3: 2, 4: 1, 9: 1}

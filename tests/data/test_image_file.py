@@ -1,4 +1,4 @@
-"""Image files of every kind become RGB of the annotated size, or a sentence."""
+"""Test that image files of every kind become RGB images of the annotated size, or raise an error with a message."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SIZE = (24, 16)
 
 
 def pixels(channels: int = 3) -> np.ndarray:
-    """A smooth picture, which JPEG keeps nearly as it is."""
+    """Return a smooth picture, which JPEG changes little."""
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
     planes = [20 + 6 * x, 30 + 8 * y, 40 + 3 * x + 4 * y, 200 - 2 * x - 3 * y]
     return np.stack(planes[:channels], axis=2).astype(np.uint8)
@@ -61,7 +61,7 @@ def test_alpha_is_dropped(tmp_path):
 
 
 def as_rgb(cmyk: np.ndarray) -> np.ndarray:
-    """PIL's formula for CMYK: what ink leaves of white, multiplied."""
+    """Convert by PIL's formula for CMYK: multiply the light that each ink lets through."""
     ink = cmyk.astype(float)
     return (255 - ink[:, :, :3]) * (255 - ink[:, :, 3:]) / 255
 
@@ -76,7 +76,7 @@ def test_cmyk_jpeg_with_adobe_mark_and_without(tmp_path):
     data = (tmp_path / "plain.jpg").read_bytes()
     start = data.index(b"\xff\xee")
     (tmp_path / "plain.jpg").write_bytes(data[:start] + data[start + 16 :])
-    # JPEG's own loss on this picture stays below 8 grey levels; an inversion would be off by about 100.
+    # JPEG changes this picture by less than 8 grey levels; an inversion would change it by about 100.
     assert np.abs(read(tmp_path / "adobe.jpg") - as_rgb(cmyk)).max() <= 8
     assert np.abs(read(tmp_path / "plain.jpg") - as_rgb(cmyk)).max() <= 8
 
@@ -106,7 +106,7 @@ def test_exif_rotation_only_where_it_gives_the_annotated_size(tmp_path, orientat
         stored = Image.fromarray(pixels()).transpose(STORED[orientation])
         save_with_orientation(stored, path, orientation)
         np.testing.assert_array_equal(read(path), pixels())
-        # An annotation made without regard to EXIF has the stored size and the stored pixels.
+        # An annotation tool that ignores EXIF gives the stored size; the pixels must then stay as they are stored.
         np.testing.assert_array_equal(read(path, SIZE[::-1]), np.asarray(stored))
     else:
         save_with_orientation(Image.fromarray(pixels()), path, orientation)

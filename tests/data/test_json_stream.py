@@ -1,4 +1,4 @@
-"""JSON objects read member by member: what json.loads reads, at any size of pieces."""
+"""Test that reading in pieces gives the result of json.loads for any size of the pieces."""
 
 import io
 import json
@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 def members(data: bytes, chunk: int = 1 << 20):
-    """What is read, arrays as lists."""
+    """Return the members that are read, with arrays as lists."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
         return [
@@ -84,5 +84,5 @@ def test_one_piece_is_held_at_a_time(monkeypatch):
     monkeypatch.setattr(json_stream, "_Window", Window)
     data = json.dumps({"a": [{"b": "x" * 30}] * 1000}).encode()
     assert sum(len(list(value)) for _, value in read_members(io.BytesIO(data))) == 1000
-    # A piece and what was left of the one before.
+    # The window holds one piece and the rest of the piece before.
     assert len(data) > 40_000 and max(held) < 300

@@ -1,4 +1,4 @@
-"""Plans of batches: pure in (seed, iteration, slot), fair to every image, the same for any number of ranks."""
+"""Test batch plans: a function of (seed, iteration, slot), fair to every image, the same for any number of ranks."""
 
 from collections import Counter
 from itertools import chain, pairwise
@@ -93,11 +93,11 @@ def test_padded_size_is_the_least_that_holds_every_image(sizes, seed, iteration)
 @pytest.mark.parametrize(
     ("sizes", "height_and_width"),
     [
-        # 1344x800 for landscape, 800x1344 for portrait, the larger of both sides for a mix: the issue's numbers.
+        # Landscape 1344x800, portrait 800x1344 (width x height); a mixed batch takes the longer of both.
         ([(640, 480), (500, 375)], (800, 1344)),
         ([(480, 640)], (1344, 800)),
         ([(640, 480), (480, 640)], (1344, 1344)),
-        # A sliver's longer side is truncated after its shorter one was rounded up: it may pass 1333.
+        # The shorter side of a very long image is rounded up, so its longer side may exceed 1333.
         ([(10000, 42)], (800, 1440)),
     ],
 )
@@ -115,13 +115,13 @@ def test_every_listed_size_is_drawn_and_no_other():
 
 @pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
 def test_flip_probability(prob, low, high):
-    # 400 draws at 0.25: 100 expected, deviation 8.7; the range is 3.4 deviations wide on each side.
+    # Of 400 draws with probability 0.25, 100 are expected with deviation 8.7; the range is 3.4 deviations to each side.
     flips = [planner(flip_prob=prob).plan(iteration, [0]).samples[0].flip for iteration in range(1, 401)]
     assert low <= sum(flips) <= high and {type(flip) for flip in flips} == {bool}
 
 
 def test_the_draws_of_a_seed_are_those_of_earlier_versions():
-    # Drawn once by the published order: the shorter side's place, then the flip; new draws may only come after them.
+    # The order of the draws is fixed: first the place of the shorter side, then the flip. New draws may only follow.
     plan = planner([(640, 480), (480, 640)], range(640, 801), seed=5).plan(7, [1, 0])
     rngs = [np.random.default_rng((5, 0, 7, slot)) for slot in range(2)]
     drawn = [(640 + rng.integers(161), rng.random() < 0.5) for rng in rngs]
@@ -169,7 +169,7 @@ def test_an_epoch_shows_every_image_before_any_again():
 
 
 def test_every_epoch_and_every_seed_has_its_own_order():
-    # 50 images in batches of 5: an epoch is 10 iterations, a block 50; chance would repeat one in 50! cases.
+    # With 50 images in batches of 5, an epoch has 10 iterations and a block 50. An order repeats by chance in 1 of 50!.
     starts = [(seed, first) for seed in (0, 1) for first in (1, 11, 51, 61)]
     epochs = {
         tuple(chain.from_iterable(batches(TrainSampler([0] * 50, 5, seed), first, first + 9))) for seed, first in starts
@@ -191,7 +191,7 @@ def test_every_block_and_every_seed_has_its_own_turns_of_the_groups():
 def test_groups_take_turns_at_random_not_in_a_row():
     groups = [0] * 50 + [1] * 50
     turns = [groups[batch[0]] for batch in batches(TrainSampler(groups, 2, 0), 1, 100)]
-    # Fifty of each in one order or the other would change once; a random order changes about fifty times.
+    # Fifty batches of one group and then fifty of the other change group once; a random order about fifty times.
     assert sum(a != b for a, b in pairwise(turns)) > 20
     assert Counter(turns) == {0: 50, 1: 50}
 

@@ -1,4 +1,4 @@
-"""Sizes, boxes and pixels after the transforms, against the published preprocessing."""
+"""Test sizes, boxes and pixels after the transforms, also against the published preprocessing."""
 
 import json
 
@@ -37,7 +37,7 @@ def plan(size, flip=False) -> SamplePlan:
         # 800 * 640 / 480 = 1066.67, truncated, as in shared/parity/transform.json.
         ((640, 480), (1066, 800)),
         ((480, 640), (800, 1066)),
-        # 3 * 800 > 1333: the short side is round(1333 / 3) = 444, the long one 444 * 3.
+        # 3 * 800 > 1333: the short side is round(1333 / 3) = 444, the long side 444 * 3.
         ((1500, 500), (1332, 444)),
         # 2.4 * 800 = 1920 > 1333: round(1333 / 2.4 = 555.42) = 555; 555 * 2.4 = 1332.
         ((1200, 500), (1332, 555)),
@@ -59,7 +59,7 @@ def test_resized_size_keeps_the_sides_in_order_and_the_cap(width, height, min_si
     assert min(new_width, new_height) >= 1
     assert (new_width >= new_height) == (width >= height) or new_width == new_height
     ratio = max(width, height) / min(width, height)
-    # Rounding the short side by at most half a pixel (a whole one up from 0) moves the long one by the ratio.
+    # Rounding moves the short side by at most one pixel, and the long side by at most the ratio.
     assert max(new_width, new_height) <= max(max_size + ratio, max_size)
 
 
@@ -76,7 +76,7 @@ def test_preprocessing_is_the_published_one(shared):
     tensor = images.tensors[0, :, :height, :width]
     assert list(tensor.shape) == expected["tensor_shape"] and tensor.dtype == torch.float32
     places = np.random.RandomState(expected["sample_seed"]).randint(0, tensor.numel(), len(expected["sample"]))
-    # Within one grey level: JPEG decoders may differ by that.
+    # JPEG decoders may differ by one grey level.
     np.testing.assert_allclose(tensor.flatten()[torch.as_tensor(places)], expected["sample"], atol=1.001)
     np.testing.assert_allclose(tensor.mean(dim=(1, 2)), expected["channel_mean"], atol=0.05)
     np.testing.assert_allclose(tensor.std(dim=(1, 2)), expected["channel_std"], atol=0.05)
@@ -100,7 +100,7 @@ def test_downscaling_is_antialiased():
     stripes = np.zeros((30, 40, 3), dtype=np.uint8)
     stripes[:, ::2] = 200
     small, _ = transform(Image.fromarray(stripes), BoxList([], (40, 30)), plan((20, 15)))
-    # One-pixel stripes at half size are grey; picking pixels would leave 0 or 200.
+    # One-pixel stripes at half size become grey; picking pixels would leave 0 or 200.
     inner = small[:, 1:-1]
     assert inner.min() > 80 and inner.max() < 120
 
@@ -129,7 +129,7 @@ def test_flip_mirrors_pixels_and_boxes():
     image, target = picture((40, 30))
     flipped, boxes = transform(image, target, plan((40, 30), flip=True))
     np.testing.assert_array_equal(flipped.numpy(), np.asarray(image)[:, ::-1])
-    # x -> W - x - 1, and the ends change places: 40 - 10 - 1 = 29, 40 - 1 - 1 = 38.
+    # x becomes W - x - 1, and x1 and x2 change places: 40 - 10 - 1 = 29, 40 - 1 - 1 = 38.
     torch.testing.assert_close(boxes.bbox[0], torch.tensor([29.0, 2, 38, 13]))
     assert boxes.get_field("labels").tolist() == [1, 2]
 
@@ -137,7 +137,7 @@ def test_flip_mirrors_pixels_and_boxes():
 def test_the_flip_comes_after_the_resize():
     straight, mirrored = (transform(*picture(), plan((53, 40), flip)) for flip in (False, True))
     assert torch.equal(mirrored[0], straight[0].flip(1))
-    # On 53 pixels x -> 52 - x.
+    # On 53 pixels x becomes 52 - x.
     torch.testing.assert_close(mirrored[1].bbox[:, 0], 52 - straight[1].bbox[:, 2])
 
 

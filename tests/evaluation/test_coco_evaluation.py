@@ -1,4 +1,4 @@
-"""COCO metrics of detections whose metrics are known by construction."""
+"""Test COCO metrics on detections whose metrics are known by construction."""
 
 import importlib.util
 import json
@@ -39,7 +39,7 @@ def dataset(tmp_path):
 
 
 def perfect(dataset, scale=2):
-    """The ground truth as detections on images enlarged `scale` times."""
+    """Return the ground truth as detections on images enlarged `scale` times."""
     label_of = {category: label for label, category in dataset.contiguous_to_category_id.items()}
     predictions = {}
     for index in range(len(dataset)):
@@ -52,7 +52,7 @@ def perfect(dataset, scale=2):
     return predictions
 
 
-# faster_coco_eval is one of requirements.txt.
+# requirements.txt installs faster_coco_eval.
 @pytest.mark.parametrize("evaluator", ["pycocotools", "faster_coco_eval"])
 def test_perfect_detections_score_one(dataset, tmp_path, evaluator):
     results = evaluate(dataset, perfect(dataset), tmp_path / "out", evaluator)
@@ -72,7 +72,7 @@ def test_one_class_missed_halves_the_mean(dataset):
 def test_results_are_in_pixels_of_the_file_and_ids_of_the_file(dataset):
     entries = coco_results(dataset, perfect(dataset, scale=3))
     assert [(e["image_id"], e["category_id"]) for e in entries] == [(1, 7), (1, 3), (2, 3)]
-    # Converting takes a pixel off the width before scaling up and adds it after scaling down: exact both ways.
+    # The conversion subtracts a pixel from the width before scaling up and adds it after scaling down, so it is exact.
     assert entries[0]["bbox"] == pytest.approx([10, 10, 20, 20], abs=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_every_detection_is_written(dataset, tmp_path, monkeypatch):
 
 @pytest.fixture
 def many(tmp_path):
-    """40 images with boxes of 5 classes and sizes of all three kinds, crowds, and detections near them and not."""
+    """Make 40 images with boxes of 5 classes and all three size ranges, crowds, and good and bad detections."""
     rng = np.random.default_rng(0)
     images, annotations, predictions = [], [], {}
     for index in range(40):
@@ -115,13 +115,13 @@ def many(tmp_path):
             entry = {"bbox": box, "area": 0.7 * box[2] * box[3], "iscrowd": int(rng.random() < 0.1)}
             entry |= {"id": len(annotations) + 1, "image_id": 100 - index, "category_id": 10 * label}
             annotations.append(entry)
-        # Two near each of the six boxes, thirty anywhere.
+        # Two detections are near each of the six boxes, thirty anywhere.
         noise = 0.04 * rng.normal(size=(2, 6, 2)) * sides[:6]
         near = [np.concatenate([corners[0, :6] + part, sides[:6] + part], axis=1) for part in noise]
         found = np.concatenate([*near, np.concatenate([corners[1, 6:], sides[6:]], axis=1)])
         scores = np.concatenate([rng.uniform(0.3, 1, 12), rng.uniform(0, 0.5, 30)])
         detections = BoxList(torch.from_numpy(found).float(), (640, 480), "xywh").convert("xyxy")
-        # Two digits make ties; 42 detections of which AR10 takes ten.
+        # Scores with two digits make ties. AR10 takes ten of the 42 detections.
         detections.add_field("scores", torch.from_numpy(scores.round(2)).float())
         detections.add_field("labels", torch.from_numpy(labels[[*range(6), *range(6), *range(6, 36)]]))
         predictions[39 - index] = detections
@@ -136,7 +136,7 @@ def test_the_faster_evaluator_gives_the_same_numbers(many):
     expected = evaluate(*many)
     results = evaluate(*many, evaluator="faster_coco_eval")
     assert 0.2 < expected["bbox"]["AP"] < 0.9 and expected["AP per class"]["class 6"] == -1
-    # The issue's tolerance.
+    # Both packages must agree to this tolerance.
     assert results["bbox"] == pytest.approx(expected["bbox"], abs=1e-6)
     assert results["AP per class"] == pytest.approx(expected["AP per class"], abs=1e-6)
 
@@ -181,7 +181,7 @@ def test_drawing_marks_boxes_above_the_threshold(tmp_path):
     boxes.add_field("labels", torch.tensor([1, 2]))
     draw_detections(Image.new("RGB", (100, 50)), boxes, ["cat", "dog"], tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
-        # 50 pixels high and so enlarged seven times, to 350; the left border of each box is looked at.
+        # The picture is 50 pixels high and enlarged seven times, to 350. Look at the left border of each box.
         assert picture.size == (700, 350)
         assert picture.getpixel((70, 180)) == (0xE6, 0x19, 0x4B)
         assert picture.getpixel((420, 180)) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""Packed detections: what was put in, in few bytes, and the same from several processes."""
+"""Test packed detections: nothing is lost, they take few bytes, and parts of several ranks can be joined."""
 
 import pickle
 
@@ -43,7 +43,7 @@ def test_packed_detections_are_those_put_in(counts):
 
 def test_a_detection_takes_28_bytes():
     packed = Predictions.pack({index: detections(index, 100) for index in range(10)})
-    # Four coordinates and a score of 4 bytes, a label of 8; an image has an index, a size and a count.
+    # A box takes four coordinates and a score of 4 bytes and a label of 8; an image an index, a size and a count.
     assert sum(tensor.nbytes for tensor in packed.tensors()) == 10 * (100 * 28 + 8 + 16 + 8)
 
 
@@ -54,7 +54,7 @@ def test_unknown_images_are_not_there():
         packed[2]
 
 
-# The third of three processes has no image.
+# The third of three ranks has no image.
 SHARES = [[4, 0, 2], [1, 3], []]
 
 
