@@ -112,7 +112,7 @@ class HighResolutionNet(nn.Module):
         num_modules, num_branches, num_blocks: modules in a row, branches, and blocks in each branch of a module, for
             stages 1 to 4. A stage has at most one branch more than the stage before it.
         stem_channels, stage1_channels: channels of the two stem convolutions, width of the bottlenecks of stage 1.
-        train_norm: use and update batch statistics in training; if False, they stay fixed and only scale and bias are trained.
+        train_norm: use and update batch statistics in training; if False, only scale and bias are trained.
         norm: BatchNorm class.
         checkpointed: stages (1 to 4) that run their blocks or modules again in the backward pass, to save memory.
     """
