@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """BatchNorm of (N, C, H, W) whose numbers are all buffers; without epsilon, as in Caffe2's ResNets."""
+    """BatchNorm with fixed weight, bias, mean and variance, all buffers; without epsilon, as in Caffe2's ResNets."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -65,8 +65,7 @@ class _Normalize(Function):
         if ctx.needs_input_grad[0]:
             through_mean, through_std = (comm.all_reduce_sum(sums) / ctx.count)[..., None, None]
             scale = invstd if weight is None else invstd * weight
-            grad_x = (grad - through_mean - standardized * through_std) * scale[:, None, None]
-            grad_x = grad_x.to(x.dtype)
+            grad_x = ((grad - through_mean - standardized * through_std) * scale[:, None, None]).to(x.dtype)
         if weight is not None:
             grad_bias, grad_weight = sums.to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None, None, None

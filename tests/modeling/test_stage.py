@@ -47,8 +47,8 @@ def test_checkpointing_changes_nothing_in_mixed_precision():
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (["MODEL.HRNET.TRAIN_BN", True], r"\(2,\): write .* \(\) where BatchNorms are trained"),
-        (["MODEL.SYNCBN", True], r"\(2,\): write .* \(\) where BatchNorms are trained"),
+        (["MODEL.HRNET.TRAIN_BN", True], r"\(2,\): write .* \(\) if BatchNorms are trained"),
+        (["MODEL.SYNCBN", True], r"\(2,\): write .* \(\) if BatchNorms are trained"),
         (["MODEL.BACKBONE.CHECKPOINT_STAGES", (0, 2)], r"\(0, 2\): write stages of 1 to 4"),
     ],
 )

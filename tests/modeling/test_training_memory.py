@@ -108,7 +108,9 @@ def test_frozen_parts_keep_nothing():
             assert kept_bytes(lambda: body.layer2(body.layer1(body.stem(images)))) > 2 * output
 
 
-@pytest.mark.parametrize("layer", [GroupNorm(2, 4), Upsample(2, "nearest"), Upsample(2, "bilinear")])
+@pytest.mark.parametrize(
+    "layer", [GroupNorm(2, 4), Upsample(scale_factor=2, mode="nearest"), Upsample(scale_factor=2, mode="bilinear")]
+)
 def test_layers_keep_the_dtype_of_their_input(layer):
     with FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(1, 4, 8, 8, dtype=torch.bfloat16, device="cuda")

@@ -35,7 +35,7 @@ class FCOS(nn.Module):
 
 
 def build_fcos(cfg: Config, in_channels: int) -> FCOS:
-    """Build FCOS on levels of `in_channels` channels; raise InputError for settings that do not fit or exist yet."""
+    """Build FCOS on levels of `in_channels`; raise InputError for settings that do not fit or are not built yet."""
     fcos = cfg.MODEL.FCOS
     later = {
         "CENTER_SAMPLING_RADIUS": fcos.CENTER_SAMPLING_RADIUS > 0,

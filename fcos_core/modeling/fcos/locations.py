@@ -27,5 +27,5 @@ def level_locations(size: Sequence[int], stride: int, dtype: torch.dtype, device
 
 
 def by_location(levels: Sequence[Tensor]) -> Tensor:
-    """Return levels (N, C, H_l, W_l) as (N, L, C), finest level first, row by row, as channels-last levels lie."""
+    """Return levels (N, C, H_l, W_l) as (N, L, C), finest level first, row by row: the order of channels-last."""
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)

@@ -124,9 +124,8 @@ class FCOSPostProcessor:
         boxes = clip_boxes(boxes, clip_max)
         # Each empty slot is a group of its own, so it suppresses no box and costs no comparison.
         groups = torch.where(valid, images * (classes + 1) + labels, -1 - slots)
-        kept = valid & nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold).view_as(
-            valid
-        )
+        mask = nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold)
+        kept = valid & mask.view_as(valid)
         rows = torch.cat([boxes, scores[..., None], labels[..., None].to(scores.dtype)], dim=2)
         rows = rows.masked_fill(~kept[..., None], 0)
         order = scores.masked_fill(~kept, -1).sort(dim=1, descending=True, stable=True).indices
