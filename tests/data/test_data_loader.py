@@ -225,6 +225,16 @@ def test_testing_leaves_out_unreadable_images_and_counts_them(make_cfg, workers,
     assert messages[-1].endswith("4 so far.") and len(messages) == 4
 
 
+def test_an_image_that_is_left_out_needs_no_room(make_cfg):
+    # Resized to 32, the images are 56x32 and 32x42, so only the first needs a width of 64.
+    cfg = make_cfg({"a": tree_of([(64, 36), (36, 48)])}, "DATALOADER.SKIP_UNREADABLE", True)
+    (loader,) = make_data_loader(cfg, is_train=False)
+    shapes = [next(iter(loader))[0].pixels.shape]
+    break_image(cfg, "a", 1)
+    shapes.append(next(iter(loader))[0].pixels.shape)
+    assert shapes == [(2, 3, 64, 64), (1, 3, 64, 32)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_puts_the_next_readable_image_in_place(make_cfg, workers, caplog):
     settings = ["DATALOADER.ASPECT_RATIO_GROUPING", False, "SOLVER.MAX_ITER", 6]
