@@ -138,7 +138,7 @@ RULES: dict[str, Rule] = {
     "TEST.IMS_PER_BATCH": _at_least(1),
     "TEST.PRECISION": Rule(
         lambda precision, cfg: precision == "float32" or (precision in INFERENCE_PRECISIONS and cfg.TEST.COMPILE),
-        f"float32; or one of {', '.join(INFERENCE_PRECISIONS[1:])} with TEST.COMPILE True",
+        f"float32, or set TEST.COMPILE True and write one of {', '.join(INFERENCE_PRECISIONS[1:])}",
     ),
     "TEST.DETECTIONS_PER_IMG": _at_least(1),
     "TEST.EVAL_PERIOD": _at_least(0),
