@@ -2,16 +2,9 @@
 
 import os
 
-from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
-
 from fcos_core.config import Config
 from fcos_core.config.paths_catalog import COCO_DATASETS, dataset_paths
 from fcos_core.data.coco_json import read_coco_json
-
-# torchvision lists them by category id, with the background first and "N/A" for ids that COCO does not use.
-COCO_NAMES = tuple(
-    name for name in FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if name not in ("__background__", "N/A")
-)
 
 
 def category_names(cfg: Config) -> tuple[str, ...]:
@@ -32,5 +25,14 @@ def category_names(cfg: Config) -> tuple[str, ...]:
 def _names_of(dataset: str, cfg: Config) -> tuple[str, ...]:
     _, ann_file = dataset_paths(dataset, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
     if dataset in COCO_DATASETS and dataset not in cfg.DATASETS.CATALOG:
-        return COCO_NAMES
+        return _coco_names()
     return read_coco_json(ann_file).category_names if os.path.isfile(ann_file) else ()
+
+
+def _coco_names() -> tuple[str, ...]:
+    # Imported here, because the import takes as long as torch's and training has no use for torchvision.
+    from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
+
+    # The list is by category id, with the background first and "N/A" for ids that COCO does not use.
+    names = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in names if name not in ("__background__", "N/A"))
