@@ -1,7 +1,29 @@
-"""Settings of every test."""
+"""Settings of every test, and a small network."""
 
+import pytest
 from hypothesis import settings
+
+from fcos_core.config import Config, cfg
 
 # The same examples in every run, however slow the machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Config:
+    """A network of a few thousand weights on the CPU; clone it before a change."""
+    options = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.BACKBONE.CONV_BODY": "HRNET",
+        "MODEL.HRNET.WIDTH": 4,
+        "MODEL.HRNET.STEM_CHANNELS": 8,
+        "MODEL.HRNET.STAGE1_CHANNELS": 4,
+        "MODEL.HRNET.NUM_MODULES": (1, 1, 1, 1),
+        "MODEL.HRNET.NUM_BLOCKS": (1, 1, 1, 1),
+        "MODEL.HRNET.FPN.OUT_CHANNEL": 64,
+        "MODEL.FCOS.NUM_CONVS": 1,
+    }
+    config = cfg.clone()
+    config.merge_from_list([word for option in options.items() for word in option])
+    return config

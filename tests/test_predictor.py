@@ -9,33 +9,17 @@ from PIL import Image
 
 import fcos_core
 from fcos_core import Predictor
-from fcos_core.config import cfg
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
 
-TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.BACKBONE.CONV_BODY": "HRNET",
-    "MODEL.HRNET.WIDTH": 4,
-    "MODEL.HRNET.STEM_CHANNELS": 8,
-    "MODEL.HRNET.STAGE1_CHANNELS": 4,
-    "MODEL.HRNET.NUM_MODULES": (1, 1, 1, 1),
-    "MODEL.HRNET.NUM_BLOCKS": (1, 1, 1, 1),
-    "MODEL.HRNET.FPN.OUT_CHANNEL": 64,
-    "MODEL.FCOS.NUM_CLASSES": 4,
-    "MODEL.FCOS.NUM_CONVS": 1,
-    # Random weights score every class near 0.5, so that each image has detections of each class.
-    "MODEL.FCOS.PRIOR_PROB": 0.5,
-    "INPUT.MIN_SIZE_TEST": 64,
-    "INPUT.MAX_SIZE_TEST": 107,
-}
-
 
 @pytest.fixture(scope="module")
-def config():
-    made = cfg.clone()
-    made.merge_from_list([word for option in TINY.items() for word in option])
-    return made
+def config(small_config):
+    config = small_config.clone()
+    config.merge_from_list(["MODEL.FCOS.NUM_CLASSES", 4, "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 107])
+    # Random weights score every class near 0.5, so that each image has detections of each class.
+    config.MODEL.FCOS.PRIOR_PROB = 0.5
+    return config
 
 
 @pytest.fixture(scope="module")
