@@ -76,7 +76,7 @@ class Predictor:
         results: dict[int, BoxList] = {}
         waiting: defaultdict[tuple[int, int], list[_Sample]] = defaultdict(list)
         for position, picture in enumerate(images):
-            image = _as_rgb(picture, bgr)
+            image = _as_rgb(picture, bgr, self._cfg.INPUT.MAX_PIXELS)
             size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
             pixels = resize_pixels(torch.from_numpy(np.array(image)), size)
             same_size = waiting[padded_size([pixels.shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)]
@@ -123,9 +123,9 @@ def _merged(
     return merged
 
 
-def _as_rgb(image: Picture, bgr: bool) -> Image.Image:
+def _as_rgb(image: Picture, bgr: bool, max_pixels: int) -> Image.Image:
     if isinstance(image, (str, os.PathLike)):
-        return read_image(os.fspath(image))
+        return read_image(os.fspath(image), max_pixels=max_pixels)
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, np.ndarray):

@@ -112,6 +112,7 @@ RULES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TRAIN": _at_least(1),
     "INPUT.MIN_SIZE_TEST": _at_least(1),
     "INPUT.MAX_SIZE_TEST": _at_least(1),
+    "INPUT.MAX_PIXELS": _at_least(1),
     "INPUT.FLIP_PROB_TRAIN": _rule(lambda prob: 0 <= prob <= 1, "a probability from 0 to 1"),
     "INPUT.PIXEL_MEAN": _rule(_are_three_numbers, "three numbers"),
     "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and all(std), "three numbers other than 0"),
