@@ -68,16 +68,14 @@ def test_a_waiting_training_gets_the_folder_of_one_that_leaves(tmp_path, hold, m
 
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path, hold):
     with locked(str(tmp_path)):
-        reader, writer = os.pipe()
         worker = os.fork()
-        if worker == 0:  # waits, with the parent's open files, until the parent closes the pipe
-            os.close(writer)
-            os.read(reader, 1)
-            os._exit(0)
-    hold(tmp_path)
-    os.close(writer)
-    os.waitpid(worker, 0)
-    os.close(reader)
+        if worker == 0:
+            signal.pause()
+    try:
+        hold(tmp_path)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
 
 
 def test_blocks_within_a_block_share_its_lock(tmp_path, hold):
