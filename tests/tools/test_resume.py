@@ -106,6 +106,20 @@ def test_a_job_whose_worker_is_killed_goes_on_by_itself(reference, pair, tmp_pat
     assert_same_state(tmp_path, folder)
 
 
+def test_a_job_restarted_at_once_after_its_launcher_was_killed_goes_on_alone(reference, pair, tmp_path):
+    folder, words = pair
+    words = (*words, "OUTPUT_DIR", str(tmp_path))
+    training = reference.start("train_net.py", *words, launcher=TWO_PROCESSES)
+    wait_for(lambda: iterations(tmp_path) >= 2)
+    workers = [worker(training.pid, rank) for rank in (0, 1)]
+    training.kill()
+    training.communicate()
+    assert reference.run("train_net.py", *words, launcher=TWO_PROCESSES).returncode == 0
+    assert not any(is_running(pid) for pid in workers)
+    assert rows(tmp_path) == rows(folder)
+    assert_same_state(tmp_path, folder)
+
+
 def test_a_launcher_that_is_told_to_leave_takes_everyone_along(reference, pair, tmp_path):
     folder, words = pair
     words = (*words, "OUTPUT_DIR", str(tmp_path))
