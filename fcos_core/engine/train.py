@@ -211,7 +211,7 @@ def _resume_or_start(
     distributed = comm.get_world_size() > 1
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=distributed, start_iter=arguments["iteration"])
     if resumed is None:
-        checkpointer.load(cfg.MODEL.WEIGHT)
+        checkpointer.load_weights(cfg.MODEL.WEIGHT)
     if average is not None and not average.n_averaged:
         # An average that begins now, in a new training or in a resumed one, begins as the weights are now.
         average.module.load_state_dict(checkpointer.model.state_dict())
