@@ -75,7 +75,7 @@ def test_a_signal_saves_and_leaves(reference, tmp_path, number):
 
 def test_a_damaged_checkpoint_costs_no_more_than_itself(reference, tmp_path):
     shutil.copytree(reference.out, tmp_path / "out")
-    last = tmp_path / "out" / (tmp_path / "out" / "last_checkpoint").read_text()
+    last = tmp_path / "out" / Path((tmp_path / "out" / "last_checkpoint").read_text()).name
     os.truncate(last, last.stat().st_size // 2)
     result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40", "OUTPUT_DIR", str(tmp_path / "out"))
     assert result.returncode == 0, result.stderr
