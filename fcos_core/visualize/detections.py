@@ -85,8 +85,8 @@ def drawn_size(size: tuple[int, int]) -> tuple[int, int]:
 def colour_of(label: int) -> str:
     """Return the colour of a label as "#rrggbb"; labels less than 21 apart differ in hue or in lightness."""
     # Steps of the golden ratio spread any number of hues evenly.
-    hue, lightness = label * 0.618034 % 1, (0.4, 0.55, 0.25)[label % 3]
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, 0.9))
+    hue, lightness = label * 0.618034 % 1, (0.7, 0.3, 0.5)[label % 3]
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, 1))
 
 
 def text_colour(background: str) -> str:
