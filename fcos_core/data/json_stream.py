@@ -17,11 +17,26 @@ _CHUNK = 1 << 20  # bytes read at a time
 _LONGEST_WORD = 12
 _SPACE = frozenset(" \t\n\r")
 _AFTER_VALUE = _SPACE | frozenset(",:]}")
-_decode = json.JSONDecoder().raw_decode
 
 
 class BrokenJSONError(ValueError):
     """The text is not JSON; the message gives line, column and character in the file, and the fault."""
+
+
+class _RepeatedKeyError(Exception):
+    """A key stands twice in an object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the dict of an object; where a key stands twice, nobody knows which value is meant."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in members if keys.count(key) > 1))
+    return members
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
 
 
 @contextmanager
@@ -51,7 +66,8 @@ def read_members(file: BinaryIO) -> Iterator[tuple[str | None, Any]]:
         file: JSON in UTF-8, UTF-16 or UTF-32, as `json.loads` takes it.
 
     Raises:
-        BrokenJSONError: the file is not one JSON value, or has an integer of more digits than Python reads.
+        BrokenJSONError: the file is not one JSON value, has an integer of more digits than Python reads, or
+            an object within a value has a key twice.
         UnicodeDecodeError: the bytes are not text.
         RecursionError, MemoryError: a value is nested too deep or too large.
     """
@@ -138,6 +154,8 @@ class _Window:
                 if not self._may_be_cut(error) or not self._more():
                     raise self.broken(error.msg, error.pos) from error
                 continue
+            except _RepeatedKeyError as error:
+                raise self.broken(f"The key {str(error)[:60]!r} stands twice in the value that begins") from error
             except ValueError as error:
                 raise self.broken("An integer has too many digits in the value that begins") from error
             # A number that the end of the window cuts in two reads as a shorter number.

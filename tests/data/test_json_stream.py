@@ -98,10 +98,11 @@ def test_a_fault_is_found_without_reading_on(monkeypatch):
         ('{"a": ' + '{"b": ' * 100_000, "nested too deep"),
         ("[" * 100_000, "nested too deep"),
         ('{"a": [1' + "0" * 5000 + "]}", r"too many digits .* line 1, column 8"),
+        ('{"a": [\n{"b": 1, "c": {"x": 1, "y": 2, "x": 1}}]}', r"key 'x' stands twice .* line 2, column 1"),
         ('{"a": "\xff"}', "cannot be read as JSON"),
         ('{"a": 1', "not valid JSON.*line 1, column 8.*cut short"),
     ],
-    ids=["lists", "objects", "list of lists", "digits", "bytes", "cut"],
+    ids=["lists", "objects", "list of lists", "digits", "key twice", "bytes", "cut"],
 )
 def test_whatever_stops_the_reading_is_one_sentence_with_the_file(text, sentence):
     with (
