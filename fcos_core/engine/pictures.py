@@ -1,14 +1,11 @@
 """Draw what a test and a training have left in OUTPUT_DIR: detections on their images, and loss curves."""
 
-import json
 import logging
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -18,9 +15,12 @@ from fcos_core.data.build import build_dataset
 from fcos_core.data.category_names import category_names
 from fcos_core.data.coco import COCODataset
 from fcos_core.data.image_file import UnreadableImageError
+from fcos_core.data.json_fields import Entry, box_fault, is_integer, numbered_entries, shown, state
+from fcos_core.data.json_stream import explain_broken_json, read_members
 from fcos_core.data.reader import none_readable
 from fcos_core.errors import InputError, require
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils.files import explaining_failure
 from fcos_core.visualize.curves import plot_losses
 from fcos_core.visualize.detections import draw_detections
 
@@ -43,7 +43,7 @@ def draw_run(cfg: Config, count: int, threshold: float) -> None:
     for name in cfg.DATASETS.TEST:
         _draw_dataset(cfg, name, pictures / name, count, threshold)
     if metrics.is_file():
-        with _writing(pictures / "losses.png"):
+        with explaining_failure(pictures / "losses.png"):
             _draw_losses(metrics, pictures / "losses.png")
 
 
@@ -55,13 +55,13 @@ def _draw_dataset(cfg: Config, name: str, folder: Path, count: int, threshold: f
     label_of = label_of or {label: label for label in range(1, len(names) + 1)}
     image_ids = {dataset.image_id(index) for index in range(len(dataset))}
     found = read_detections(Path(cfg.OUTPUT_DIR) / "inference" / name / "bbox.json", image_ids, label_of)
-    with _writing(folder):
+    with explaining_failure(folder):
         folder.mkdir(parents=True, exist_ok=True)
     shown: list[int] = []
     for index, image in islice(_readable_images(dataset, cfg.DATALOADER.SKIP_UNREADABLE), count):
         boxes = _as_boxes(found[dataset.image_id(index)], image.size, label_of)
         path = folder / f"{dataset.image_id(index)}.png"
-        with _writing(path):
+        with explaining_failure(path):
             draw_detections(image, boxes, names, path, threshold)
         shown.append(int((boxes.get_field("scores") >= threshold).sum()))
     if not shown:
@@ -82,16 +82,6 @@ def _readable_images(dataset: COCODataset, skip_unreadable: bool) -> Iterator[tu
             yield index, image
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn the error of a picture that cannot be written into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"'{path}' cannot be written ({reason}): make room or name another OUTPUT_DIR.") from error
-
-
 def _draw_losses(metrics: Path, picture: Path) -> None:
     try:
         plot_losses(metrics, picture)
@@ -104,7 +94,7 @@ def _draw_losses(metrics: Path, picture: Path) -> None:
 
 def read_detections(
     path: Path, image_ids: Collection[int], category_ids: Collection[int]
-) -> defaultdict[int, list[dict[str, Any]]]:
+) -> defaultdict[int, list[Entry]]:
     """Read a file in COCO's result format; return its entries by image id.
 
     Raises:
@@ -113,46 +103,37 @@ def read_detections(
     """
     if not path.is_file():
         raise InputError(f"'{path}' does not exist: run tools/test_net.py with this config first.")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    # Besides text that is not JSON: integers of thousands of digits, brackets thousands deep.
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' cannot be read as JSON ({error}): run tools/test_net.py again.") from error
-    if not isinstance(entries, list):
-        raise InputError(f"'{path}' is not a list of detections: run tools/test_net.py again.")
-    by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-    for number, entry in enumerate(entries, 1):
-        fault = _fault(entry, image_ids, category_ids)
-        if fault:
-            raise InputError(
-                f"'{path}': detection {number} {fault}: the file is damaged or belongs to another dataset, run "
-                "tools/test_net.py again with this config."
-            )
-        by_image[entry["image_id"]].append(entry)
+    by_image: defaultdict[int, list[Entry]] = defaultdict(list)
+    with explain_broken_json("file of detections", str(path)), open(path, "rb") as file:
+        members = read_members(file)
+        key, value = next(members, ("", None))
+        if key is not None:
+            raise InputError(f"'{path}' is an object, not a list of detections: run tools/test_net.py again.")
+        for number, entry in numbered_entries(value, "detections", str(path)):
+            fault = _fault(entry, image_ids, category_ids)
+            if fault:
+                raise InputError(
+                    f"'{path}': detection {number} {fault}. If the dataset has changed, run tools/test_net.py again."
+                )
+            by_image[int(entry["image_id"])].append(entry)
+        next(members, None)  # What follows the list is an error, too.
     return by_image
 
 
-def _fault(entry: object, image_ids: Collection[int], category_ids: Collection[int]) -> str | None:
+def _fault(entry: Entry, image_ids: Collection[int], category_ids: Collection[int]) -> str | None:
     """Return what is wrong with a detection as the end of a sentence, or None."""
-    if not isinstance(entry, dict):
-        return f"is {entry!r:.80}, not an object with image_id, category_id, bbox and score"
     for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-        value = entry.get(key)
-        # A whole float is equal to its integer.
-        if not _is_number(value) or value not in known:
-            return f"has {key} {value!r:.80}, which the annotation file does not list"
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        return f"has bbox {box!r:.80}, not four numbers"
-    return None if _is_number(entry.get("score")) else f"has score {entry.get('score')!r:.80}, not a number"
+        if not is_integer(entry.get(key)) or entry[key] not in known:
+            return f"{state(entry, key)}, but the annotation file lists no such {key.removesuffix('_id')}"
+    box, score = entry.get("bbox"), entry.get("score")
+    if box_fault(box):
+        return f"has bbox {shown(box)}{box_fault(box)}"
+    if not isinstance(score, (int, float)) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
+        return f"{state(entry, 'score')}: give a finite number"
+    return None
 
 
-def _is_number(value: object) -> bool:
-    """Return True for a finite number; to Python a bool is a number too."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _as_boxes(detections: list[dict[str, Any]], size: tuple[int, int], label_of: Mapping[int, int]) -> BoxList:
+def _as_boxes(detections: list[Entry], size: tuple[int, int], label_of: Mapping[int, int]) -> BoxList:
     boxes = BoxList([found["bbox"] for found in detections], size, "xywh")
     boxes.add_field("scores", torch.tensor([float(found["score"]) for found in detections]))
     labels = [label_of[found["category_id"]] for found in detections]

@@ -77,17 +77,17 @@ def test_whole_floats_are_ids_and_no_detections_are_no_fault(run):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"image_id": 77}, "has image_id 77, which the annotation file does not list"),
-        ({"image_id": "1"}, "has image_id '1', which"),
-        ({"image_id": True}, "has image_id True, which"),
-        ({"image_id": [1]}, r"has image_id \[1\], which"),
-        ({"category_id": 1}, "has category_id 1, which"),
-        ({"category_id": None}, "has category_id None, which"),
-        ({"bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\], not four numbers"),
-        ({"bbox": [1, 2, 3, float("nan")]}, r"has bbox \[1, 2, 3, nan\], not four numbers"),
-        ({"bbox": "1 2 3 4"}, "has bbox '1 2 3 4', not"),
-        ({"score": "high"}, "has score 'high', not a number"),
-        ({"score": float("inf")}, "has score inf, not a number"),
+        ({"image_id": 77}, "has image_id 77, but the annotation file lists no such image"),
+        ({"image_id": "1"}, "has image_id '1', which is text, but"),
+        ({"image_id": True}, "has image_id True, which is true or false, but"),
+        ({"image_id": [1]}, r"has image_id \[1\], which is a list, but"),
+        ({"category_id": 1}, "has category_id 1, but the annotation file lists no such category"),
+        ({"category_id": None}, "has category_id None, which is null, but"),
+        ({"bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\]: give four numbers"),
+        ({"bbox": [1, 2, 3, float("nan")]}, r"has bbox \[1, 2, 3, nan\], which is not finite"),
+        ({"bbox": "1 2 3 4"}, "has bbox '1 2 3 4': give four numbers"),
+        ({"score": "high"}, "has score 'high', which is text: give a finite number"),
+        ({"score": float("inf")}, "has score inf: give a finite number"),
     ],
 )
 def test_detections_that_do_not_belong_to_the_dataset(run, change, sentence):
@@ -98,13 +98,16 @@ def test_detections_that_do_not_belong_to_the_dataset(run, change, sentence):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("", "cannot be read as JSON"),
-        ('[{"image_id": 1,', "cannot be read as JSON"),
-        ('[{"image_id": 1' + 5000 * "0" + "}]", "cannot be read as JSON"),
-        (100_000 * "[", "cannot be read as JSON"),
-        ("{}", "is not a list of detections"),
-        ("[7]", "detection 1 is 7, not an object"),
-        ("[{}]", "detection 1 has image_id None"),
+        ("", "is not valid JSON"),
+        ('[{"image_id": 1,', "is not valid JSON"),
+        ("[] []", "is not valid JSON"),
+        ('[{"image_id": 1' + 5000 * "0" + "}]", "bbox.json"),
+        (100_000 * "[", "bbox.json"),
+        ("{}", "is an object, not a list of detections"),
+        ('{"annotations": []}', "is an object, not a list of detections"),
+        ("7", "is not a list"),
+        ("[7]", "entry 1 of 'detections' is 7: each entry must be an object"),
+        ("[{}]", "detection 1 has no image_id"),
     ],
 )
 def test_a_file_that_holds_no_detections(run, content, sentence):
@@ -145,7 +148,7 @@ def test_a_training_that_has_just_begun_has_no_curve_but_pictures(run, caplog):
 
 def test_a_folder_that_cannot_be_written_to(run):
     (run.out / "pictures").write_text("a file is in the way")
-    with pytest.raises(InputError, match=r"pictures/own' cannot be written .*name another OUTPUT_DIR"):
+    with pytest.raises(InputError, match=r"pictures/own' cannot be written .*OUTPUT_DIR to another"):
         run.draw([DETECTION])
 
 
