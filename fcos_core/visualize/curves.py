@@ -14,7 +14,8 @@ def plot_losses(metrics_file: str | Path, picture: str | Path) -> None:
 
     A line without a number for a loss leaves a gap in its curve. Raise InputError if no line has a loss.
     """
-    rows = read_metrics(metrics_file)
+    # Evaluations have lines of their own.
+    rows = [row for row in read_metrics(metrics_file) if any(name.startswith("loss") for name in row)]
     names = list(dict.fromkeys(name for row in rows for name in row if name.startswith("loss")))
     if not names:
         raise InputError(

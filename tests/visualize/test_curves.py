@@ -37,3 +37,12 @@ def test_a_file_without_a_loss_is_refused_with_a_sentence(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(InputError, match=r"metrics\.jsonl' holds no loss to draw"):
         plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
+
+
+def test_an_evaluation_between_two_lines_leaves_no_gap(tmp_path):
+    pictures = []
+    for between in ("", '{"iteration": 20, "shapes_val/AP": 0.5}\n'):
+        (tmp_path / "metrics.jsonl").write_text(ROW + between + ROW.replace("20", "40"))
+        plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
+        pictures.append((tmp_path / "losses.png").read_bytes())
+    assert pictures[0] == pictures[1]
