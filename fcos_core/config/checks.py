@@ -51,7 +51,7 @@ def _integer(least: int, unit: str = "", most: int = 2**31 - 1) -> Rule:
     """Make a rule for integers from `least`; no number of iterations, images or pixels is above `most`."""
     return _rule(
         lambda value: _are_integers([value]) and least <= value <= most,
-        f"an integer, {least} or more{unit}" + (f", up to {most}" if most < 2**31 - 1 else ""),
+        f"an integer, {least} or more{unit} (at most {most})",
     )
 
 
@@ -60,7 +60,7 @@ def _between(least: float, most: float, wanted: str) -> Rule:
 
 
 def _only(value: Any, reason: str) -> Rule:
-    return _rule(lambda other: other == value, f"{value}. {reason}")
+    return _rule(lambda other: type(other) is type(value) and other == value, f"{value}. {reason}")
 
 
 def _is_number(value: Any) -> bool:
@@ -88,7 +88,7 @@ def _are_three_numbers(values: Any) -> bool:
 
 
 def _are_positive_integers(values: Any) -> bool:
-    return len(values) > 0 and _are_integers(values) and min(values) >= 1
+    return len(values) > 0 and _are_integers(values) and min(values) >= 1 and max(values) < 2**31
 
 
 def _are_four_stages(values: Any) -> bool:
@@ -137,6 +137,27 @@ def _trains_batch_norm(cfg: Config) -> bool:
 _NO_OTHER_DETECTOR = "Only FCOS is built here: no other detector, no masks and no keypoints"
 _NO_DEFORMABLE = "Deformable convolutions are not built yet"
 
+# The text "False", which a script may have read from somewhere, would count as True.
+_SWITCHES = (
+    "MODEL.SYNCBN",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.HRNET.TRAIN_BN",
+    "MODEL.FCOS.NORM_REG_TARGETS",
+    "MODEL.FCOS.CENTERNESS_ON_REG",
+    "MODEL.FCOS.USE_DCN_IN_TOWER",
+    "INPUT.TO_BGR255",
+    "DATALOADER.ASPECT_RATIO_GROUPING",
+    "DATALOADER.PAD_TO_FIXED_SIZE",
+    "DATALOADER.KEEP_EMPTY_IMAGES",
+    "DATALOADER.SKIP_UNREADABLE",
+    "SOLVER.CHANNELS_LAST",
+    "SOLVER.COMPILE",
+    "TEST.COMPILE",
+    "TEST.USE_EMA",
+    "TEST.BBOX_AUG.H_FLIP",
+    "TEST.BBOX_AUG.SCALE_H_FLIP",
+)
+
 RULES: dict[str, Rule] = {
     "SEED": _integer(0, most=2**63 - 1),
     "DISTRIBUTED.TIMEOUT": _rule(lambda seconds: _is_number(seconds) and 0 < seconds < 2**31, "seconds, more than 0"),
@@ -153,7 +174,7 @@ RULES: dict[str, Rule] = {
     "MODEL.RESNETS.WIDTH_PER_GROUP": _integer(1),
     "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": _rule(_is_channels, "a multiple of 32, the groups of the norms"),
     "MODEL.RESNETS.STAGE_WITH_DCN": _rule(
-        lambda stages: not any(stages), f"(False, False, False, False). {_NO_DEFORMABLE}"
+        lambda stages: all(stage is False for stage in stages), f"(False, False, False, False). {_NO_DEFORMABLE}"
     ),
     "MODEL.RESNETS.WITH_MODULATED_DCN": _only(False, _NO_DEFORMABLE),
     "MODEL.RESNETS.DEFORMABLE_GROUPS": _only(1, _NO_DEFORMABLE),
@@ -230,9 +251,10 @@ RULES: dict[str, Rule] = {
         lambda metric: metric in ("", *METRICS), f"one of {', '.join(METRICS)}, or '' to save no best model"
     ),
     "TEST.EVALUATOR": _one_of(EVALUATORS),
+    **dict.fromkeys(_SWITCHES, _rule(lambda value: value in (True, False), "True or False")),
     "TEST.EXPECTED_RESULTS": _rule(_are_expected_results, 'entries such as ["bbox", "AP", 0.377, 0.002]'),
     "TEST.EXPECTED_RESULTS_SIGMA_TOL": _at_least(0),
-    "TEST.BBOX_AUG.SCALES": _rule(lambda sizes: not sizes or _are_positive_integers(sizes), "integers of at least 1"),
+    "TEST.BBOX_AUG.SCALES": _rule(lambda sizes: sizes == () or _are_positive_integers(sizes), "integers of at least 1"),
     "TEST.BBOX_AUG.MAX_SIZE": _integer(1),
     "MODEL.META_ARCHITECTURE": _only("GeneralizedRCNN", _NO_OTHER_DETECTOR),
     "MODEL.RPN_ONLY": _only(True, _NO_OTHER_DETECTOR),
