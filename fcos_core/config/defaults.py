@@ -1,7 +1,8 @@
 """Every configuration key with its default, its unit and its meaning.
 
 A key whose name ends in _TRAIN or _TEST is used in that phase only. Sizes are in pixels.
-The keys under "Accepted" appear in published YAML files and scripts; their published values have no effect.
+The keys under "Accepted" appear in published YAML files and scripts; their published values have no effect. In a YAML
+file, MODEL.WEIGHT, TEST.BEST_METRIC and lists may be left empty. A path may start with ~, the home folder.
 """
 
 import torch
