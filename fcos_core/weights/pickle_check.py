@@ -4,7 +4,7 @@ import os
 import pickle
 import pickletools
 import zipfile
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 # Values of weights and training states lie about ten deep. Python crashes when it hashes a tuple of 100,000 levels.
 _DEEPEST = 100
@@ -47,7 +47,7 @@ def check_torch_file(path: str) -> None:
                         check_pickle(pickled, entry.file_size)
 
 
-def check_pickle(file: BinaryIO, size: int) -> None:
+def check_pickle(file: IO[bytes], size: int) -> None:
     """Read over the pickle at the position of `file`, without making its values.
 
     Args:
@@ -61,11 +61,13 @@ def check_pickle(file: BinaryIO, size: int) -> None:
     stack: list[_Value | None] = []  # None is a mark
     memo: dict[int, _Value] = {}
     arguments = 0
-    for opcode, argument, position in pickletools.genops(_BoundedFile(file, size)):
+    bounded: Any = _BoundedFile(file, size)
+    argument: Any
+    for opcode, argument, position in pickletools.genops(bounded):
         name = opcode.name
         if name == "MEMOIZE" or name.endswith("PUT"):
             index = len(memo) if argument is None else argument
-            if index > position:
+            if index > (position or 0):
                 raise RefusedPickle(f"it numbers a value {index} after {position} bytes")
             memo[index] = _top(stack)
         elif name.endswith("GET"):
@@ -88,7 +90,7 @@ def check_pickle(file: BinaryIO, size: int) -> None:
 class _BoundedFile:
     """The part of a file from its position on, which refuses to read more bytes than there are."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
         self._size = size
         self.readline = file.readline

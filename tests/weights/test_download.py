@@ -313,7 +313,7 @@ def test_secrets_stay_out_of_messages_logs_and_records(server, cache, rest, capl
     ],
 )
 def test_malformed_urls(cache, url):
-    with pytest.raises(InputError, match="is not a URL|names no file") as caught:
+    with pytest.raises(InputError, match=r"is not a URL|names no file") as caught:
         download(url)
     assert "heim" not in repr(caught.value) and "\n" not in str(caught.value)
 

@@ -448,5 +448,5 @@ def test_what_parsers_raise_is_a_sentence(tmp_path, monkeypatch, error):
     for name, function in (("w.pth", "torch.load"), ("w.pkl", "fcos_core.weights.state_dict_file.read_blobs")):
         torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=False)
         monkeypatch.setattr(function, fail)
-        with pytest.raises(InputError, match="more memory than is free|RecursionError: too deep"):
+        with pytest.raises(InputError, match=r"more memory than is free|RecursionError: too deep"):
             load_state_dict_file(str(tmp_path / name))
