@@ -2,6 +2,7 @@
 
 import base64
 import fcntl
+import functools
 import hashlib
 import http.client
 import logging
@@ -84,10 +85,15 @@ def _find(url: str, path: str) -> str | None:
     for candidate in dict.fromkeys([path, _in_cache(_plain_name(url))]):
         if _is_of(url, candidate):
             if not os.path.exists(_record(candidate)):
-                shown = without_secrets(url)
-                logger.warning("Taking %s for %s: no record says where it came from.", candidate, shown)
+                _say_taken(candidate, without_secrets(url))
             return candidate
     return None
+
+
+@functools.cache
+def _say_taken(path: str, url: str) -> None:
+    """Log once, however often a file is read, that it is taken for `url`."""
+    logger.warning("Taking %s for %s: no record says where it came from.", path, url)
 
 
 def _is_of(url: str, path: str) -> bool:

@@ -249,7 +249,8 @@ def test_the_name_of_a_download_is_not_taken_for_another_url(server, cache):
 def test_a_file_put_there_by_hand_is_taken_and_logged(server, cache, caplog):
     cache.mkdir(parents=True)
     (cache / "m.pth").write_bytes(b"by hand")
-    assert download(server.url("a/m.pth?token=geheim")) == str(cache / "m.pth")
+    for _ in range(2):
+        assert download(server.url("a/m.pth?token=geheim")) == str(cache / "m.pth")
     (line,) = caplog.messages
     assert line.startswith(f"Taking {cache}/m.pth for {server.url('a/m.pth?token=***')}") and not server.requests
 
