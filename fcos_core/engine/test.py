@@ -19,7 +19,7 @@ from fcos_core.utils import comm
 from fcos_core.utils.files import check_writable
 from fcos_core.utils.process_group import check_device
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
-from fcos_core.weights.weight_matching import load_matching_weights
+from fcos_core.weights.weight_matching import load_matching_weights, unusable_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def load_detector(cfg: Config) -> nn.Module:
     """Build the detector on MODEL.DEVICE in evaluation mode and load MODEL.WEIGHT; compile it if TEST.COMPILE is set.
 
     Raise InputError if a value of the config, the device or the weights file cannot be used, or the file does not
-    hold the whole detector.
+    hold the whole detector in finite numbers.
     """
     check_values(cfg)
     check_device(cfg.MODEL.DEVICE)
@@ -90,4 +90,6 @@ def load_detector(cfg: Config) -> nn.Module:
             f"as {untrained[0]}. Name the file of a trained detector, and use the config of its training, NUM_CLASSES "
             "included."
         )
+    if matching.unusable:
+        raise InputError(unusable_sentence(matching.unusable, cfg.MODEL.WEIGHT))
     return compile_for_inference(model, precision=cfg.TEST.PRECISION) if cfg.TEST.COMPILE else model
