@@ -1,7 +1,8 @@
 """Every configuration key with its default, its unit and its meaning.
 
 A key whose name ends in _TRAIN or _TEST is used in that phase only. Sizes are in pixels.
-The keys under "Accepted" appear in published YAML files and scripts; their published values have no effect.
+The keys under "Accepted" appear in published YAML files and scripts; their published values have no effect. In a YAML
+file, MODEL.WEIGHT, TEST.BEST_METRIC and lists may be left empty. A path may start with ~, the home folder.
 """
 
 import torch
@@ -207,8 +208,9 @@ _C.SOLVER.DCONV_OFFSETS_LR_FACTOR = 1.0
 
 # ----------------------------------------------------------------------------------------------- test
 _C.TEST = Config()
-# Images per batch of one process. The processes take whole batches in turn, so the batches, and therefore the padding
-# of each image, are the same for any number of processes.
+# Images per batch of one process. Only images that have the same padded size alone share a batch, and the processes
+# take whole batches in turn: the detections of an image do not depend on this number or on the number of processes,
+# up to float32 rounding.
 _C.TEST.IMS_PER_BATCH = 8
 # True: test_net.py compiles the detector before testing. It becomes faster and finds the same detections up to float32
 # rounding (1e-4 in score). False: it runs as in training. Evaluations during training never compile the detector.

@@ -124,7 +124,15 @@ class COCODataset(Dataset[Item]):
         present: dict[str, set[str]] = {}
         missing: list[int] = []
         for index in range(len(self)):
-            folder, name = os.path.split(self.image_path(index))
+            path = self.image_path(index)
+            try:
+                os.fsencode(path)
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"'{self.ann_file}': the path of image {self.image_id(index)}, {path!a}, cannot be a file name in "
+                    f"the encoding {error.encoding}: set the environment variable PYTHONUTF8=1, or rename it."
+                ) from error
+            folder, name = os.path.split(path)
             if folder not in present:
                 present[folder] = _list_folder(folder)
             if name not in present[folder]:

@@ -76,9 +76,7 @@ class BatchReader(Dataset[ReadBatch]):
         except InputError as error:
             return ReadBatch(None, tuple(unreadable), error)
         samples = [sample for sample in read if sample is not None]
-        # An image that is left out needs no room.
-        padded_size = plan.padded_size if len(samples) == len(read) else (0, 0)
-        return ReadBatch(self.collate(samples, padded_size) if samples else None, tuple(unreadable))
+        return ReadBatch(self.collate(samples, plan.padded_size) if samples else None, tuple(unreadable))
 
     def _read(self, plan: SamplePlan, padded_size: tuple[int, int], unreadable: list[str]) -> Sample | None:
         for candidate in self._candidates(plan, padded_size):

@@ -20,6 +20,7 @@ from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError, require
 from fcos_core.evaluation.predictions import Predictions
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils.text import Block, printable
 
 # COCO's metrics count so many detections of an image and class, those of the highest scores.
 _COCO_LIMIT = 100
@@ -178,8 +179,8 @@ def _metrics(dataset: COCODataset, detections: _Detections, evaluator: str, limi
     lines = [summary.getvalue().rstrip(), *_beyond_limit(evaluation, metrics, detections, limit)]
     lines += _undefined_areas(dataset, evaluation)
     per_class = _ap_per_class(evaluation, dataset)
-    rows = "\n".join(f" {ap:6.3f}  {name}" + (_NO_BOX if ap == -1 else "") for name, ap in per_class.items())
-    logger.info("COCO metrics\n%s\nAP per class\n%s", "\n".join(lines), rows)
+    rows = "\n".join(f" {ap:6.3f}  {printable(name)}" + (_NO_BOX if ap == -1 else "") for name, ap in per_class.items())
+    logger.info("COCO metrics\n%s\nAP per class\n%s", Block("\n".join(lines)), Block(rows))
     return {"bbox": metrics, "AP per class": per_class}
 
 

@@ -159,12 +159,13 @@ def test_testing_takes_every_image_once_unflipped(make_cfg, workers):
     cfg.INPUT.FLIP_PROB_TRAIN = 1.0
     first, second = make_data_loader(cfg, is_train=False)
     batches = list(first)
-    assert len(first) == len(batches) == 3
-    assert [batch[2] for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(first) == len(batches) == 4
+    # Padded to 64x32 (width x height), 32x64 and, alone, 32x32; larger batches first.
+    assert [batch[2] for batch in batches] == [[0, 2, 5, 6], [1, 4, 7, 9], [8], [3]]
     # The shorter side becomes 32, the longer 48 * 32 / 36 = 42.67, truncated; x = 1 becomes 42 / 48.
     assert batches[0][0].image_sizes[0] == (32, 42)
     assert batches[0][1][0].bbox[0, 0].item() == pytest.approx(42 / 48)
-    assert [batch[2] for batch in second] == [[0, 1, 2]]
+    assert [batch[2] for batch in second] == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -217,22 +218,12 @@ def test_testing_leaves_out_unreadable_images_and_counts_them(make_cfg, workers,
     os.remove(os.path.join(cfg.DATASETS.CATALOG.a.img_dir, "9.png"))
     (loader,) = make_data_loader(cfg, is_train=False)
     with caplog.at_level(logging.WARNING):
-        # Ids start at 1, indices at 0. Both images of the third batch are unreadable, so that batch is left out.
-        assert [indices for _, _, indices in loader] == [[1], [2, 3], [6, 7], [9]]
+        # Ids start at 1, indices at 0. Planned are [0, 2] [5, 6] [1, 4] [7, 9] [8] [3]; the whole of [8] is unreadable.
+        assert [indices for _, _, indices in loader] == [[2], [6], [1], [7, 9], [3]]
     assert loader.num_unreadable == 4
     messages = [record.getMessage() for record in caplog.records if "unreadable" in record.getMessage()]
     assert [("1.png" in messages[0]), ("9.png" in messages[3])] == [True, True]
     assert messages[-1].endswith("4 so far.") and len(messages) == 4
-
-
-def test_an_image_that_is_left_out_needs_no_room(make_cfg):
-    # Resized to 32, the images are 56x32 and 32x42, so only the first needs a width of 64.
-    cfg = make_cfg({"a": tree_of([(64, 36), (36, 48)])}, "DATALOADER.SKIP_UNREADABLE", True)
-    (loader,) = make_data_loader(cfg, is_train=False)
-    shapes = [next(iter(loader))[0].pixels.shape]
-    break_image(cfg, "a", 1)
-    shapes.append(next(iter(loader))[0].pixels.shape)
-    assert shapes == [(2, 3, 64, 64), (1, 3, 64, 32)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -353,7 +344,7 @@ def test_a_worker_that_died_is_named_however_torch_says_so(said):
 
 
 def test_a_batch_pins_its_images_and_boxes(make_cfg, monkeypatch):
-    ((images, targets, indices),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:2])}), is_train=False)[0])
+    ((images, targets, indices),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:1] * 2)}), is_train=False)[0])
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
     batch = ReadBatch((images, targets, indices), (), None).pin_memory().batch
@@ -373,6 +364,6 @@ def test_batches_are_pinned_for_a_gpu_alone(make_cfg, monkeypatch, device):
 
 
 def test_batches_travel_as_bytes(make_cfg):
-    ((images, _, _),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:2])}), is_train=False)[0])
+    ((images, _, _),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:1] * 2)}), is_train=False)[0])
     assert images.pixels.dtype == torch.uint8
     assert images.normalization == PixelNormalization((102.9801, 115.9465, 122.7717), (1, 1, 1), to_bgr255=True)
