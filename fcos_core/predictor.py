@@ -80,7 +80,7 @@ class Predictor:
         return [results[position] for position in range(len(images))]
 
     def _sample(self, position: int, picture: Picture, bgr: bool) -> _Sample:
-        image = _as_rgb(picture, bgr)
+        image = _as_rgb(picture, bgr, self._cfg.INPUT.MAX_PIXELS)
         size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
         return position, resize_pixels(torch.from_numpy(np.array(image)), size), image.size
 
@@ -122,9 +122,9 @@ def _merged(
     return merged
 
 
-def _as_rgb(image: Picture, bgr: bool) -> Image.Image:
+def _as_rgb(image: Picture, bgr: bool, max_pixels: int) -> Image.Image:
     if isinstance(image, (str, os.PathLike)):
-        return read_image(os.fspath(image))
+        return read_image(os.fspath(image), max_pixels=max_pixels)
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, np.ndarray):

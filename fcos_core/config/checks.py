@@ -208,6 +208,7 @@ RULES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TRAIN": _integer(1),
     "INPUT.MIN_SIZE_TEST": _integer(1),
     "INPUT.MAX_SIZE_TEST": _integer(1),
+    "INPUT.MAX_PIXELS": _integer(1),
     "INPUT.FLIP_PROB_TRAIN": _between(0, 1, "a probability from 0 to 1"),
     "INPUT.PIXEL_MEAN": _rule(_are_three_numbers, "three numbers"),
     "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and min(std) > 0, "three numbers above 0"),

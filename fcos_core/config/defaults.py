@@ -120,6 +120,9 @@ _C.INPUT.MAX_SIZE_TRAIN = 1333
 # Shorter side in testing, and cap on the longer side.
 _C.INPUT.MIN_SIZE_TEST = 800
 _C.INPUT.MAX_SIZE_TEST = 1333
+# Width times height of the largest image that is decoded. A larger one counts as an image that cannot be read, because
+# a small damaged or hostile file can claim any size. Decoding takes 3 bytes a pixel, or more.
+_C.INPUT.MAX_PIXELS = 178956970
 # Probability of a horizontal flip in training.
 _C.INPUT.FLIP_PROB_TRAIN = 0.5
 # Mean and standard deviation of each channel, in the channel order and the range that TO_BGR255 selects. The mean is
@@ -156,6 +159,9 @@ _C.DATALOADER.KEEP_EMPTY_IMAGES = False
 # True: an image that cannot be read is skipped and counted; in training the next readable image of the dataset
 # replaces it. False: an image that cannot be read ends the run.
 _C.DATALOADER.SKIP_UNREADABLE = False
+# True: before a training starts, its workers decode every image of the training and test datasets once, and all images
+# that cannot be read are named together: in an error, or with SKIP_UNREADABLE in the log.
+_C.DATALOADER.CHECK_IMAGES = False
 
 # --------------------------------------------------------------------------------------------- solver
 _C.SOLVER = Config()

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
 from fcos_core.data import make_data_loader
+from fcos_core.data.image_check import check_images
 from fcos_core.data.loader import BatchLoader
 from fcos_core.engine.config_changes import log_changes
 from fcos_core.engine.step import TrainingStep
@@ -88,6 +89,9 @@ def _train(cfg: Config, test_loaders: dict[str, BatchLoader] | None) -> nn.Modul
     if arguments["iteration"] == cfg.SOLVER.MAX_ITER:
         _finish(cfg, checkpointer, arguments, evaluation)
         return tested
+    if cfg.DATALOADER.CHECK_IMAGES:
+        datasets = [loader.dataset for loader in (data_loader, *(test_loaders or {}).values())]
+        check_images(datasets, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.SKIP_UNREADABLE)
     _write_record(cfg)
     options = TrainingOptions(
         seed=cfg.SEED,
@@ -216,7 +220,7 @@ def _resume_or_start(
     distributed = comm.get_world_size() > 1
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=distributed, start_iter=arguments["iteration"])
     if resumed is None:
-        checkpointer.load(cfg.MODEL.WEIGHT)
+        checkpointer.load_weights(cfg.MODEL.WEIGHT)
     if average is not None and not average.n_averaged:
         # An average that begins now, in a new training or in a resumed one, begins as the weights are now.
         average.module.load_state_dict(checkpointer.model.state_dict())

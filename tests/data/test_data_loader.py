@@ -1,7 +1,9 @@
 """Test make_data_loader from files to batches: the same for any number of workers and ranks; its errors."""
 
 import logging
+import multiprocessing
 import os
+import signal
 from itertools import chain
 
 import pytest
@@ -9,9 +11,9 @@ import torch
 from coco_trees import annotation, tree_of
 from PIL import Image
 
-from fcos_core.data import make_data_loader
+from fcos_core.data import make_data_loader, worker_failures
 from fcos_core.data.reader import ReadBatch
-from fcos_core.data.worker_failures import explain_dead_workers
+from fcos_core.data.worker_failures import Parcel, explain_dead_workers
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm
@@ -333,6 +335,84 @@ def test_max_size_of_no_use_is_named(make_cfg):
         make_data_loader(cfg, is_train=False)
 
 
+def test_a_batch_takes_one_file_descriptor_however_many_images_it_has(make_cfg, monkeypatch):
+    cfg = make_cfg({"a": tree_of(SIZES, boxes_each=2)}, "SOLVER.IMS_PER_BATCH", 10, "SOLVER.MAX_ITER", 2)
+    expected = unpadded(make_data_loader(cfg))
+    shared = []
+    share = torch.UntypedStorage._share_fd_cpu_
+    count = lambda storage, *words: shared.append(storage) or share(storage, *words)  # noqa: E731
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", count)
+    reader, plans = make_data_loader(cfg)._loader.dataset, list(make_data_loader(cfg)._loader.sampler)
+    reads = [Parcel(reader.read(plan)).unpack() for plan in plans]
+    assert len(shared) == len(reads) == 2
+    assert_same(unpadded([read.batch for read in reads]), expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("received 0 items of ancdata", r"too many files open.*`ulimit -n \d+`.*NUM_WORKERS"),
+        ("[Errno 24] Too many open files", r"too many files open.*`ulimit -n \d+`"),
+        (
+            "unable to allocate shared memory(shm) for file </torch_1>: Success (0)",
+            r"/dev/shm has \d+ MiB.*NUM_WORKERS",
+        ),
+        ("unable to write to file </torch_1>: No space left on device (28)", r"no shared memory.*--shm-size"),
+    ],
+)
+def test_what_is_used_up_is_named_with_its_size_and_the_remedy(said, named):
+    with pytest.raises(InputError, match=named):
+        worker_failures._raise_if_exhausted(RuntimeError(said))
+    worker_failures._raise_if_exhausted(RuntimeError("something else"))
+
+
+def test_a_worker_without_shared_memory_ends_the_run_instead_of_dropping_the_batch(make_cfg, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: Success (0)")
+
+    loader = make_data_loader(make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", 1))
+    monkeypatch.setattr(Parcel, "__init__", fail)
+    with pytest.raises(InputError, match="/dev/shm"):
+        list(loader)
+
+
+def test_what_a_dataset_raises_in_a_worker_is_not_taken_for_a_failure_of_the_worker(make_cfg, monkeypatch):
+    loader = make_data_loader(make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", 1))
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(loader.dataset), "__getitem__", fail)
+    with pytest.raises(OSError, match="Caught OSError in DataLoader worker process"):
+        list(loader)
+
+
+def test_a_dead_worker_raises_where_batches_are_fetched_and_nowhere_else(make_cfg, monkeypatch):
+    # At its end torch waits so long for the other worker, which may wait for a lock that the dead one holds.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    cfg = make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 1000)
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(make_data_loader(cfg))
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    reader = multiprocessing.active_children()[0]
+    os.kill(reader.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
+    sum(range(100_000))  # code that has nothing to do with the loader
+    with pytest.raises(InputError, match=rf"A worker of the data loader has died: .*{reader.pid}.* killed"):
+        list(batches)
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch):
+    parents = iter([7, 7, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(worker_failures, "_PARENT_SECONDS", 0)
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    worker_failures._end_with(7)
+    assert ended == [1]
+
+
 @pytest.mark.parametrize(
     "said", ["DataLoader worker (pid 7) is killed by signal: Killed. ", "Pin memory thread exited unexpectedly"]
 )
@@ -367,3 +447,12 @@ def test_batches_travel_as_bytes(make_cfg):
     ((images, _, _),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:1] * 2)}), is_train=False)[0])
     assert images.pixels.dtype == torch.uint8
     assert images.normalization == PixelNormalization((102.9801, 115.9465, 122.7717), (1, 1, 1), to_bgr255=True)
+
+
+def test_an_image_larger_than_the_limit_ends_the_run_at_the_start_unless_skipped(make_cfg):
+    cfg = make_cfg({"a": tree_of([(48, 36), (64, 36)])}, "INPUT.MAX_PIXELS", 2000)
+    with pytest.raises(InputError, match=r"^Image 2 of .*2\.png, has 2304 pixels.*set INPUT\.MAX_PIXELS 2304"):
+        make_data_loader(cfg)
+    cfg.merge_from_list(["DATALOADER.SKIP_UNREADABLE", True])
+    loader = make_data_loader(cfg)
+    assert {index for _, _, indices in loader for index in indices} == {0} and loader.num_unreadable

@@ -12,7 +12,6 @@ from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError
 from fcos_core.evaluation import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.visualize.detections import draw_detections
 
 # Two images of 100 x 50; category ids 7 and 3, so that labels 1 and 2 are ids 3 and 7.
 BOXES = {1: [([10, 10, 20, 20], 7), ([50, 5, 40, 40], 3)], 2: [([0, 0, 30, 30], 3)]}
@@ -252,15 +251,3 @@ def test_expected_results():
         check_expected_results(results, [["bbox", "mAP", 0.52, 0.01]], sigma_tol=1)
     with pytest.raises(InputError, match=r"takes entries such as \[.*\], not \['bbox'"):
         check_expected_results(results, [["bbox", "AP", "half", 0.01]], sigma_tol=1)
-
-
-def test_drawing_marks_boxes_above_the_threshold(tmp_path):
-    boxes = BoxList([[10, 10, 30, 30], [60, 10, 80, 30]], (100, 50))
-    boxes.add_field("scores", torch.tensor([0.9, 0.1]))
-    boxes.add_field("labels", torch.tensor([1, 2]))
-    draw_detections(Image.new("RGB", (100, 50)), boxes, ["cat", "dog"], tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as picture:
-        # The picture is 50 pixels high and enlarged seven times, to 350. Look at the left border of each box.
-        assert picture.size == (700, 350)
-        assert picture.getpixel((70, 180)) == (0xE6, 0x19, 0x4B)
-        assert picture.getpixel((420, 180)) == (0, 0, 0)
