@@ -61,6 +61,7 @@ def test(
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=_results_folder(cfg, name),
             evaluator=cfg.TEST.EVALUATOR,
+            detections_per_img=cfg.TEST.DETECTIONS_PER_IMG,
         )
         comm.synchronize()
     return results
