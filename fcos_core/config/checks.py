@@ -115,6 +115,7 @@ RULES: dict[str, Rule] = {
     "INPUT.FLIP_PROB_TRAIN": _rule(lambda prob: 0 <= prob <= 1, "a probability from 0 to 1"),
     "INPUT.PIXEL_MEAN": _rule(_are_three_numbers, "three numbers"),
     "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and all(std), "three numbers other than 0"),
+    "DATASETS.LABEL_ORDER": _one_of(("id", "file")),
     "DATALOADER.NUM_WORKERS": _at_least(0),
     "DATALOADER.SIZE_DIVISIBILITY": _rule(
         lambda step: step >= 32 and step % 32 == 0, "a multiple of 32; 32 is the least that the networks can take"

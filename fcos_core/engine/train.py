@@ -15,6 +15,7 @@ from fcos_core.config import Config
 from fcos_core.config.checks import check_values
 from fcos_core.data import make_data_loader
 from fcos_core.data.loader import BatchLoader
+from fcos_core.engine.classes import label_test_data, label_training_data
 from fcos_core.engine.step import TrainingStep
 from fcos_core.engine.test import test
 from fcos_core.engine.trainer import TrainingOptions, do_train
@@ -54,6 +55,9 @@ def train(cfg: Config, test_loaders: dict[str, BatchLoader] | None = None) -> nn
     checkpointer = _make_checkpointer(cfg, model, scheduler, step, average)
     arguments, data_loader = _resume_or_start(cfg, checkpointer)
     tested = average.module if cfg.TEST.USE_EMA else model
+    tested.category_names = getattr(model, "category_names", None)
+    for loader in (test_loaders or {}).values():
+        label_test_data(tested, loader.dataset)
     evaluation = _Evaluation(cfg, tested, test_loaders, checkpointer, arguments) if test_loaders else None
     if arguments["iteration"] >= cfg.SOLVER.MAX_ITER:
         _finish(cfg, checkpointer, arguments, evaluation)
@@ -177,6 +181,7 @@ def _resume_or_start(cfg: Config, checkpointer: DetectronCheckpointer) -> tuple[
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=distributed, start_iter=arguments["iteration"])
     if resumed is None:
         checkpointer.load_weights(cfg.MODEL.WEIGHT)
+    label_training_data(checkpointer, data_loader.dataset)
     return arguments, data_loader
 
 

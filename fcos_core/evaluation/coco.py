@@ -105,10 +105,20 @@ class _Detections:
         image_ids = torch.tensor([dataset.image_id(index) for index in packed.indices.tolist()], dtype=torch.int64)
         self.image_ids = image_ids.repeat_interleave(packed.counts).numpy()
         self.scores = packed.scores.numpy()
-        # A file without annotations may also lack categories; then a label is its own category id.
+        id_of = dataset.contiguous_to_category_id
         labels, inverse = packed.labels.unique(return_inverse=True)
-        ids = [dataset.contiguous_to_category_id.get(label, label) for label in labels.tolist()]
+        # A file without annotations may also lack categories; then a label is its own category id.
+        known = torch.tensor([not id_of or label in id_of for label in labels.tolist()], dtype=torch.bool)
+        ids = [id_of.get(label, label) for label in labels.tolist()]
         self.category_ids = torch.tensor(ids, dtype=torch.int64)[inverse].numpy()
+        if not known.all():
+            self._leave_out(~known[inverse].numpy())
+
+    def _leave_out(self, rows: np.ndarray) -> None:
+        """Leave out detections of classes that the dataset does not list: no annotation could confirm them."""
+        logger.info("%d detections are of classes that the dataset does not list: left out.", rows.sum())
+        for name in ("image_ids", "category_ids", "boxes", "scores"):
+            setattr(self, name, getattr(self, name)[~rows])
 
     def as_dicts(self, part: slice = slice(None)) -> list[Detection]:
         columns = (self.image_ids, self.category_ids, self.boxes, self.scores)
@@ -156,7 +166,12 @@ def _metrics(dataset: COCODataset, detections: list[Detection], evaluator: str) 
         evaluation = _evaluated(dataset.coco, detections, evaluator)
     with contextlib.redirect_stdout(io.StringIO()) as summary:
         evaluation.summarize()
-    per_class = _ap_per_class(evaluation, dataset.category_names)
+    # COCO's results are by ascending category id; the table is by label.
+    label_of = {category_id: label for label, category_id in dataset.contiguous_to_category_id.items()}
+    columns = {label_of[category_id]: column for column, category_id in enumerate(sorted(label_of))}
+    per_class = _ap_per_class(
+        evaluation, {dataset.category_names[label - 1]: columns[label] for label in sorted(columns)}
+    )
     rows = "\n".join(f" {ap:6.3f}  {name}" for name, ap in per_class.items())
     logger.info("COCO metrics\n%s\nAP per class\n%s", summary.getvalue().rstrip(), rows)
     metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=True))
@@ -194,12 +209,12 @@ def _indexed(coco: COCO, dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-def _ap_per_class(evaluation: COCOeval, names: Sequence[str]) -> dict[str, float]:
+def _ap_per_class(evaluation: COCOeval, column_of: Mapping[str, int]) -> dict[str, float]:
     # precision has axes (IoU threshold, recall, class, area, detections per image): take all areas and the largest
     # number of detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     averages = {}
-    for index, name in enumerate(names):
+    for name, index in column_of.items():
         values = precision[:, :, index]
         values = values[values > -1]
         averages[name] = float(np.mean(values)) if values.size else -1.0
