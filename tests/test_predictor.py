@@ -161,6 +161,7 @@ def test_a_checkpoint_of_this_project_needs_no_config(config, tmp_path):
     run = config.clone()
     run.MODEL.DEVICE = "cuda:7"  # the device of the machine that trained is of no use here
     model = build_detection_model(config)
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.5)
     checkpointer = DetectronCheckpointer(run, model, save_dir=str(tmp_path))
     checkpointer.categories = ["pear", "apple", "plum"]
     checkpointer.save("model_final")

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from fcos_core.data import make_data_loader
+from fcos_core.engine import test as testing
 from fcos_core.engine.classes import label_training_data
 from fcos_core.engine.inference import inference
-from fcos_core.engine.test import load_detector, test_data_loaders
-from fcos_core.engine.test import test as test_detector
+from fcos_core.engine.train import train
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.structures.bounding_box import BoxList
@@ -75,8 +75,9 @@ def test_metrics_do_not_depend_on_ids_and_order(make, val, tmp_path):
     assert results["bbox"]["AP"] == pytest.approx(1) and results["AP per class"] == pytest.approx(
         dict.fromkeys(NAMES, 1)
     )
+    ids = {name: category_id for category_id, name in val}
     written = json.loads((tmp_path / "out" / "bbox.json").read_text())
-    assert [entry["category_id"] for entry in written] == [dict((n, i) for i, n in val)[name] for name in NAMES]
+    assert [entry["category_id"] for entry in written] == [ids[name] for name in NAMES]
 
 
 def test_classes_that_the_dataset_lacks_are_left_out_where_the_config_says_so(make, caplog):
@@ -149,29 +150,29 @@ def test_weights_without_names_keep_the_order_of_ids_and_say_how_published_code_
 
 def test_testing_takes_the_names_of_the_checkpoint_then_of_the_training_data(make, tmp_path):
     config = make(train=PLAIN, val=ROTATED)
-    for names, expected in (["eel", "dog", "cat"], ("eel", "dog", "cat")), (None, NAMES):
+    for names, expected in ((["eel", "dog", "cat"], ("eel", "dog", "cat")), (None, NAMES)):
         config.MODEL.WEIGHT = saved(config, names)
-        loaders = test_data_loaders(config)
-        test_detector(config, loaders)
+        loaders = testing.test_data_loaders(config)
+        testing.test(config, loaders)
         assert loaders["val"].dataset.category_names == expected
     (tmp_path / "train.json").unlink()
-    assert load_detector(config).category_names == ()
+    assert testing.load_detector(config).category_names == ()
 
 
 def test_weights_of_more_classes_are_tested_where_the_config_says_so(make):
     config = make(PLAIN, PLAIN)
     config.MODEL.WEIGHT = saved(config, None, classes=81)
     with pytest.raises(InputError, match=r"NUM_CLASSES 81, because the file has 80 classes .*FEWER_CATEGORIES True"):
-        load_detector(config)
+        testing.load_detector(config)
     config.MODEL.FCOS.NUM_CLASSES = 81
     with pytest.raises(InputError, match=r"has 3 categories: write 4 .*weights of 80 classes, set .*FEWER_CATEGORIES"):
         make_data_loader(config)
-    model, (loader,) = load_detector(config), make_data_loader(config, is_train=False)
+    model, (loader,) = testing.load_detector(config), make_data_loader(config, is_train=False)
     with pytest.raises(InputError, match=r"lists 3 categories .* but the detector has 80 classes"):
         inference(model, loader, "val", device="cpu")
     config.DATASETS.FEWER_CATEGORIES = True
     assert make_data_loader(config).dataset.category_names == NAMES
-    results = test_detector(config, test_data_loaders(config))
+    results = testing.test(config, testing.test_data_loaders(config))
     assert list(results["val"]["AP per class"]) == list(NAMES)
 
 
@@ -200,3 +201,16 @@ def test_a_file_of_the_body_alone_is_not_tested(make, tmp_path):
     with torch.no_grad():
         model.rpn.head.cls_logits.bias.add_(1)
     assert inference(model, loader, "val", device="cpu") is not None
+
+
+def test_a_run_resumed_with_renumbered_files_keeps_its_labels(make, tmp_path):
+    opts = ["INPUT.MIN_SIZE_TRAIN", (32,), "INPUT.MAX_SIZE_TRAIN", 64, "SOLVER.STEPS", (), "TEST.EVAL_PERIOD", 1]
+    for iteration, pairs in ((1, PLAIN), (2, ROTATED)):
+        config = make(pairs, ROTATED, "SOLVER.MAX_ITER", iteration, *opts)
+        loaders = testing.test_data_loaders(config)
+        train(config, loaders)
+        content = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
+        assert content["categories"] == list(NAMES) and content["iteration"] == iteration
+        assert loaders["val"].dataset.contiguous_to_category_id == {1: 2, 2: 3, 3: 1}
+    with pytest.raises(InputError, match="not the classes of the run in"):
+        train(make([(1, "cat"), (2, "dog"), (3, "ape")], ROTATED, "SOLVER.MAX_ITER", 3, *opts), {})
