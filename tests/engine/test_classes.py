@@ -205,6 +205,7 @@ def test_a_file_of_the_body_alone_is_not_tested(make, tmp_path):
 
 def test_a_run_resumed_with_renumbered_files_keeps_its_labels(make, tmp_path):
     opts = ["INPUT.MIN_SIZE_TRAIN", (32,), "INPUT.MAX_SIZE_TRAIN", 64, "SOLVER.STEPS", (), "TEST.EVAL_PERIOD", 1]
+    (tmp_path / "run").mkdir()
     for iteration, pairs in ((1, PLAIN), (2, ROTATED)):
         config = make(pairs, ROTATED, "SOLVER.MAX_ITER", iteration, *opts)
         loaders = testing.test_data_loaders(config)
