@@ -54,7 +54,8 @@ def dataset_paths(name: str, data_dir: str, own: Mapping[str, Mapping[str, str]]
             f"Unknown dataset '{name}'; the nearest known name is '{near}'. Declare a dataset of your own under "
             "DATASETS.CATALOG in the YAML file, with img_dir and ann_file."
         )
-    img_dir, ann_file = (os.path.join(data_dir, path) for path in paths)
+    # A script may have put plain dictionaries into DATASETS.CATALOG, which expand no ~.
+    img_dir, ann_file = (os.path.join(os.path.expanduser(data_dir), os.path.expanduser(path)) for path in paths)
     return img_dir, ann_file
 
 

@@ -55,6 +55,7 @@ def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset:
         check_files=not cfg.DATALOADER.SKIP_UNREADABLE,
         label_order=cfg.DATASETS.LABEL_ORDER,
         fewer_categories=cfg.DATASETS.FEWER_CATEGORIES,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
     )
     if name in cfg.DATASETS.TRAIN:
         num_classes = cfg.MODEL.FCOS.NUM_CLASSES

@@ -18,6 +18,7 @@ from fcos_core.evaluation import Predictions, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
+from fcos_core.utils.files import explaining_failure
 from fcos_core.weights.checkpointer import unwrapped
 from fcos_core.weights.untrained import check_trained
 
@@ -67,7 +68,8 @@ def inference(
     predictions = gather_predictions(predictions)
     if predictions is None:
         return None
-    results = evaluate(dataset, predictions, output_folder, evaluator)
+    with explaining_failure(output_folder or ""):
+        results = evaluate(dataset, predictions, output_folder, evaluator)
     if results is not None:
         check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results

@@ -19,6 +19,7 @@ from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError, require
 from fcos_core.evaluation.predictions import Predictions
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils.text import Block, printable
 
 # Number of detections that are turned into JSON at a time.
 _CHUNK = 10_000
@@ -172,8 +173,8 @@ def _metrics(dataset: COCODataset, detections: list[Detection], evaluator: str) 
     per_class = _ap_per_class(
         evaluation, {dataset.category_names[label - 1]: columns[label] for label in sorted(columns)}
     )
-    rows = "\n".join(f" {ap:6.3f}  {name}" for name, ap in per_class.items())
-    logger.info("COCO metrics\n%s\nAP per class\n%s", summary.getvalue().rstrip(), rows)
+    rows = "\n".join(f" {ap:6.3f}  {printable(name)}" for name, ap in per_class.items())
+    logger.info("COCO metrics\n%s\nAP per class\n%s", Block(summary.getvalue().rstrip()), Block(rows))
     metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=True))
     return {"bbox": metrics, "AP per class": per_class}
 
