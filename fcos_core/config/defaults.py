@@ -141,6 +141,13 @@ _C.DATASETS.TEST = ()
 _C.DATASETS.DATA_DIR = "datasets"
 # Your own datasets in COCO format: NAME: {img_dir: FOLDER, ann_file: FILE.json}.
 _C.DATASETS.CATALOG = Config()
+# Labels of a dataset whose detector has no class names: "id": by ascending category ids; "file": in the order in which
+# the annotation file lists its categories, as published code numbers them. Checkpoints of this project have the names,
+# and their order comes first.
+_C.DATASETS.LABEL_ORDER = "id"
+# True: datasets may list fewer categories than the detector has classes, such as 3 for published weights of 80 classes
+# (MODEL.FCOS.NUM_CLASSES 81). Detections of the other classes are left out of the metrics. False: an error.
+_C.DATASETS.FEWER_CATEGORIES = False
 
 _C.DATALOADER = Config()
 # Number of workers, that is, processes that read and transform images for one training process. 0: the training

@@ -12,12 +12,15 @@ from tqdm import tqdm
 
 from fcos_core.data.loader import BatchLoader
 from fcos_core.data.worker_failures import explain_dead_workers
+from fcos_core.engine.classes import label_test_data
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.evaluation import Predictions, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
 from fcos_core.utils.files import explaining_failure
+from fcos_core.weights.checkpointer import unwrapped
+from fcos_core.weights.untrained import check_trained
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +52,13 @@ def inference(
 
     Returns:
         Metrics as `evaluate` gives them; None on other processes, and without annotations.
+
+    Raises:
+        InputError: the detector's weights are random, or its classes are not the dataset's categories.
     """
     dataset = data_loader.dataset
+    check_trained(unwrapped(model))
+    label_test_data(model, dataset)
     logger.info("Start evaluation on %s (%d images)", dataset_name, len(dataset))
     start = time.perf_counter()
     predictions = Predictions.pack(compute_predictions(model, data_loader, device))

@@ -115,10 +115,20 @@ class _Detections:
         image_ids = torch.tensor([dataset.image_id(index) for index in packed.indices.tolist()], dtype=torch.int64)
         self.image_ids = image_ids.repeat_interleave(packed.counts).numpy()
         self.scores = packed.scores.numpy()
-        # A file without annotations may also lack categories; then a label is its own category id.
+        id_of = dataset.contiguous_to_category_id
         labels, inverse = packed.labels.unique(return_inverse=True)
-        ids = [dataset.contiguous_to_category_id.get(label, label) for label in labels.tolist()]
+        # A file without annotations may also lack categories; then a label is its own category id.
+        known = torch.tensor([not id_of or label in id_of for label in labels.tolist()], dtype=torch.bool)
+        ids = [id_of.get(label, label) for label in labels.tolist()]
         self.category_ids = torch.tensor(ids, dtype=torch.int64)[inverse].numpy()
+        if not known.all():
+            self._leave_out(~known[inverse].numpy())
+
+    def _leave_out(self, rows: np.ndarray) -> None:
+        """Leave out detections of classes that the dataset does not list: no annotation could confirm them."""
+        logger.info("%d detections are of classes that the dataset does not list: left out.", rows.sum())
+        for name in ("image_ids", "category_ids", "boxes", "scores"):
+            setattr(self, name, getattr(self, name)[~rows])
 
     def as_dicts(self, part: slice = slice(None)) -> list[Detection]:
         columns = (self.image_ids, self.category_ids, self.boxes, self.scores)
@@ -248,19 +258,16 @@ def _indexed(coco: COCO, dataset: dict[str, Any]) -> COCO:
 
 
 def _ap_per_class(evaluation: COCOeval, dataset: COCODataset) -> dict[str, float]:
-    """Return the AP of each class by its name, with the id of its category where two have the same name."""
+    """Return the AP of each class of the file, by name, in the order of the labels."""
     # precision has axes (IoU threshold, recall, category, area, detections per image): take all areas and COCO's
-    # number of detections, the third.
+    # number of detections, the third. Categories are by ascending id.
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
-    columns = {category_id: column for column, category_id in enumerate(sorted(dataset.coco.cats))}
-    repeated = {name for name, count in Counter(dataset.category_names).items() if count > 1}
-    averages = {}
-    for label, name in enumerate(dataset.category_names, start=1):
-        category_id = dataset.contiguous_to_category_id.get(label, label)
-        column = columns.get(category_id)
-        shown = f"{name} (id {category_id})" if name in repeated else name
-        averages[shown] = -1.0 if column is None else _mean(precision[:, :, column])
-    return averages
+    category_ids = dataset.contiguous_to_category_id
+    columns = {category_id: column for column, category_id in enumerate(sorted(category_ids.values()))}
+    return {
+        dataset.category_names[label - 1]: _mean(precision[:, :, columns[category_id]])
+        for label, category_id in category_ids.items()
+    }
 
 
 def _mean(values: np.ndarray) -> float:
