@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,7 +235,10 @@ def test_a_file_without_boxes_explains_every_minus_one(tmp_path, caplog):
 
 def test_two_categories_of_one_name_have_a_row_each(dataset, caplog):
     caplog.set_level("INFO")
-    dataset.category_names = ("pet", "pet")
+    tree = json.loads(Path(dataset.ann_file).read_text())
+    tree["categories"] = [{"id": 7, "name": "pet"}, {"id": 3, "name": "pet"}]
+    Path(dataset.ann_file).write_text(json.dumps(tree))
+    dataset = COCODataset(dataset.img_dir, dataset.ann_file)
     predictions = {index: boxes[boxes.get_field("labels") == 1] for index, boxes in perfect(dataset).items()}
     assert evaluate(dataset, predictions)["AP per class"] == pytest.approx({"pet (id 3)": 1, "pet (id 7)": 0})
     assert "1.000  pet (id 3)\n" in caplog.text
