@@ -225,3 +225,12 @@ def test_a_predictor_without_config_or_weights_says_what_to_give(config):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"no CUDA device.*cpu"):
             Predictor(config, "any.pth", device="cuda")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(config, weights, tmp_path, value):
+    content = torch.load(weights)
+    content["model"]["rpn.head.centerness.bias"].fill_(value)
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth' has NaN, .*rpn\.head\.centerness\.bias.*name an earlier checkpoint"):
+        Predictor(config, tmp_path / "w.pth", compile=False)

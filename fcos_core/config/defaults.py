@@ -231,7 +231,8 @@ _C.TEST.COMPILE = False
 # Precision of the compiled detector: "float32"; "bfloat16"; on GPUs also "tf32" (convolutions round their inputs) and
 # "float16". docs/inference.md compares their speed and accuracy.
 _C.TEST.PRECISION = "float32"
-# Largest number of detections per image.
+# Largest number of detections per image. COCO's metrics count the best 100 of an image and class; with a larger number
+# the log and coco_results.json also have AP and AR of so many.
 _C.TEST.DETECTIONS_PER_IMG = 100
 # Number of iterations between evaluations on DATASETS.TEST during training. 0: no evaluation during training.
 _C.TEST.EVAL_PERIOD = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,13 +16,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
+from fcos_core.data.box_checks import check_boxes
 from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.image_file import MAX_PIXELS, UnreadableImageError, read_image
 from fcos_core.data.labels import check_classes, order_note, own_names
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-
-logger = logging.getLogger(__name__)
 
 Item = tuple[Image.Image, BoxList]
 
@@ -52,7 +50,8 @@ class COCODataset(Dataset[Item]):
 
     Raises:
         InputError: the folder or an image file is missing; the annotation file is missing or wrong (see
-            `read_coco_json`); the dataset is for training and has no annotations or no image to keep.
+            `read_coco_json`) or none of its boxes is in its image (see `check_boxes`); the dataset is for training and
+            has no annotations or no image to keep.
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class COCODataset(Dataset[Item]):
         self.ann_file = ann_file
         self._max_pixels = max_pixels
         self._table = read_coco_json(ann_file)
+        check_boxes(self._table, is_train)
         self._kept = _kept_rows(self._table, is_train, keep_empty)
         self.image_sizes = self._table.sizes[self._kept]
         self.has_annotations = self._table.has_annotations
@@ -85,9 +85,6 @@ class COCODataset(Dataset[Item]):
         if check_files:
             self._check_files()
             self._check_pixels()
-        flat = int((self._table.boxes[:, 2:] == 0).any(axis=1).sum())
-        if flat:
-            logger.warning("%d boxes of '%s' have no width or no height and are left out.", flat, ann_file)
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -36,6 +36,7 @@ def inference(
     expected_results_sigma_tol: float = 4,
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
+    detections_per_img: int | None = None,
 ) -> dict[str, Any] | None:
     """Run the detector over a dataset and evaluate the detections on the main process.
 
@@ -47,7 +48,7 @@ def inference(
         device: the model's device.
         expected_results, expected_results_sigma_tol: for `check_expected_results`, which raises InputError if the
             metrics differ.
-        output_folder, evaluator: for `evaluate`; the folder gets bbox.json and coco_results.json.
+        output_folder, evaluator, detections_per_img: for `evaluate`; the folder gets bbox.json and coco_results.json.
 
     Returns:
         Metrics as `evaluate` gives them; None on other processes, and without annotations.
@@ -69,7 +70,7 @@ def inference(
     if predictions is None:
         return None
     with explaining_failure(output_folder or ""):
-        results = evaluate(dataset, predictions, output_folder, evaluator)
+        results = evaluate(dataset, predictions, output_folder, evaluator, detections_per_img)
     if results is not None:
         check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results

@@ -22,7 +22,7 @@ from fcos_core.utils.files import check_writable
 from fcos_core.utils.process_group import check_device
 from fcos_core.weights.checkpoint_meta import read_meta
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
-from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights
+from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights, unusable_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def test(
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=_results_folder(cfg, name),
             evaluator=cfg.TEST.EVALUATOR,
+            detections_per_img=cfg.TEST.DETECTIONS_PER_IMG,
         )
         comm.synchronize()
     return results
@@ -79,7 +80,7 @@ def load_detector(cfg: Config) -> nn.Module:
     """Build the detector on MODEL.DEVICE in evaluation mode and load MODEL.WEIGHT; compile it if TEST.COMPILE is set.
 
     Raise InputError if a value of the config, the device or the weights file cannot be used, or the file does not
-    hold the whole detector.
+    hold the whole detector in finite numbers.
     """
     check_values(cfg)
     check_device(cfg.MODEL.DEVICE)
@@ -89,6 +90,8 @@ def load_detector(cfg: Config) -> nn.Module:
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
     matching = load_matching_weights(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
     _check_whole(matching, cfg)
+    if matching.unusable:
+        raise InputError(unusable_sentence(matching.unusable, cfg.MODEL.WEIGHT))
     names = read_meta(cfg.MODEL.WEIGHT).categories or training_names(cfg)
     if cfg.TEST.COMPILE:
         model = compile_for_inference(model, precision=cfg.TEST.PRECISION)

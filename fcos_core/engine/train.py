@@ -167,6 +167,11 @@ class _Evaluation:
         return {f"{name}/{key}": value for name, result in results.items() for key, value in result["bbox"].items()}
 
     def _save_if_best(self, metric: str, value: float) -> None:
+        if value == -1:
+            logger.warning(
+                "%s is -1, as %s has no box for it: no model is the best.", metric, self.cfg.DATASETS.TEST[0]
+            )
+            return
         best = self.arguments.get("best")
         if best is not None and value <= best:
             logger.info("%s is %.4f; the best so far is %.4f.", metric, value, best)
