@@ -5,7 +5,6 @@ import importlib.util
 import io
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
