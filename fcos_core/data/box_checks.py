@@ -83,19 +83,21 @@ def _inside(boxes: np.ndarray, sizes: np.ndarray, form: str) -> np.ndarray:
 
 
 def _other_form(boxes: np.ndarray, sizes: np.ndarray) -> str:
-    """Return a sentence about the form in which more boxes lie in their images than in COCO's, or an empty text."""
+    """Return a sentence about the form in which most boxes lie in their images, or "" if that is COCO's."""
     wanted = "COCO's bbox is x, y, width, height in pixels: convert them."
-    if (np.abs(boxes) <= 1).all():
+    if (np.abs(boxes) <= 1).all() and boxes.any():
         return f"No number is above 1, as if they were shares of the image's width and height; {wanted}"
     own = _inside(boxes, sizes, "x, y, width, height").sum()
-    for form in ("x1, y1, x2, y2", "center x, center y, width, height"):
-        fitting = _inside(boxes, sizes, form).sum()
-        if fitting > own:
-            return (
-                f"{fitting} of {len(boxes)} boxes would fit into their images as {form}, {own} as COCO's x, y, width, "
-                "height: convert them."
-            )
-    return ""
+    others = ("x1, y1, x2, y2", "center x, center y, width, height")
+    fitting = {form: _inside(boxes, sizes, form).sum() for form in others}
+    most = max(fitting.values())
+    if most <= own:
+        return ""
+    forms = " or as ".join(form for form in others if fitting[form] == most)
+    return (
+        f"{most} of {len(boxes)} boxes would fit into their images as {forms}, {own} as COCO's x, y, width, height: "
+        "if they are meant so, convert them."
+    )
 
 
 def _example(table: COCOTable, row: int) -> str:

@@ -158,9 +158,10 @@ class COCODataset(Dataset[Item]):
             try:
                 os.fsencode(path)
             except UnicodeEncodeError as error:
+                advice = "" if error.encoding == "utf-8" else "set the environment variable PYTHONUTF8=1, or "
                 raise InputError(
                     f"'{self.ann_file}': the path of image {self.image_id(index)}, {path!a}, cannot be a file name in "
-                    f"the encoding {error.encoding}: set the environment variable PYTHONUTF8=1, or rename it."
+                    f"the encoding {error.encoding}: {advice}rename it."
                 ) from error
             folder, name = os.path.split(path)
             if folder not in present:

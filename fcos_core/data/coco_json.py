@@ -150,8 +150,9 @@ class _Sections:
 
 def _read_sections(ann_file: str) -> _Sections:
     if not os.path.isfile(ann_file):
+        fault = "is not a file" if os.path.exists(ann_file) else "does not exist"
         raise InputError(
-            f"The annotation file '{ann_file}' does not exist (looked at {os.path.abspath(ann_file)}): "
+            f"The annotation file '{ann_file}' {fault} (looked at {os.path.abspath(ann_file)}): "
             "correct DATASETS.DATA_DIR or the dataset's ann_file."
         )
     sections = _Sections()

@@ -46,10 +46,10 @@ def read_integer(entry: Entry, key: str, owner: str, file: str, least: int | Non
 
 
 def read_text(entry: Entry, key: str, owner: str, file: str) -> str:
-    """Return the text under `key`; raise InputError, which says that it is `owner`'s, for an empty or other value."""
+    """Return the text under `key`; raise InputError, which says that it is `owner`'s, for a blank or other value."""
     value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise InputError(f"'{file}': {owner} {state(entry, key)}: give a text that is not empty.")
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"'{file}': {owner} {state(entry, key)}: give a text that is not blank.")
     return value
 
 

@@ -13,6 +13,12 @@ from typing import Any, BinaryIO
 from fcos_core.errors import InputError
 
 _CHUNK = 1 << 20  # bytes read at a time
+# How files begin that are often found in the place of a JSON file, the longest first, and what they are.
+_OTHER_KINDS = [
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"),
+    (b"PK\x03\x04", "is a zip archive: unpack it with unzip"),
+    (b"\x1f\x8b", "is compressed with gzip: unpack it with gunzip"),
+]
 # The end of a piece can cut a word or an escape such as \ud83d\ude00 in two; none is longer than this.
 _LONGEST_WORD = 12
 _SPACE = frozenset(" \t\n\r")
@@ -52,7 +58,7 @@ def explain_broken_json(kind: str, path: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"The {kind} '{path}' {_fault(error)}.") from error
+        raise InputError(f"The {kind} '{path}' {_other_kind(path) or _fault(error)}.") from error
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[str | None, Any]]:
@@ -188,6 +194,18 @@ class _Window:
         self._ended = not data
         self._text, self._at = rest + self._decoder.decode(data, final=self._ended), 0
         return True
+
+
+def _other_kind(path: str) -> str:
+    """Return what stands in the place of a JSON file, and the remedy, as the end of a sentence; "" if nothing known."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_OTHER_KINDS[0][0]))
+    except OSError:
+        return ""
+    if not start:
+        return "is empty: copy or export it again"
+    return next((kind for beginning, kind in _OTHER_KINDS if start.startswith(beginning)), "")
 
 
 def _fault(error: Exception) -> str:

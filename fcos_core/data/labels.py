@@ -1,5 +1,7 @@
 """Number the classes of annotation files, and compare the classes of two owners by name."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -8,6 +10,8 @@ from fcos_core.errors import InputError
 
 # Names that a message lists before it counts the rest.
 _LISTED = 8
+# The end of a name that `own_names` has made.
+_NUMBERED = re.compile(r" \(id -?\d+\)$")
 
 
 def own_names(table: COCOTable, order: str) -> dict[int, str]:
@@ -45,7 +49,13 @@ def class_difference(listed: Sequence[str], wanted: Sequence[str], may_lack: boo
         return ""
     parts = [f"lists {_quoted(unknown)} in addition"] * bool(unknown) + [f"lacks {_quoted(lacking)}"] * bool(lacking)
     alike = [(a, b) for a in unknown for b in lacking if _plain(a) == _plain(b)]
-    hint = f" ({alike[0][0]!r} and {alike[0][1]!r} differ in case or spaces alone)" if alike else ""
+    hint = ""
+    if alike:
+        hint = (
+            f" ({alike[0][0]!r} and {alike[0][1]!r} differ in case, spaces, hyphens or the encoding of accents alone)"
+        )
+    elif any(map(_NUMBERED.search, (*unknown, *lacking))):
+        hint = " (several categories of one file have the same name and are told apart by their ids: give each its own)"
     return f"it {' and '.join(parts)}{hint}"
 
 
@@ -72,4 +82,4 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.split()).casefold()
+    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold().strip()))

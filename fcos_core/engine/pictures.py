@@ -1,5 +1,6 @@
 """Draw what a test and a training have left in OUTPUT_DIR: detections on their images, and loss curves."""
 
+import json
 import logging
 import sys
 from collections import defaultdict
@@ -19,6 +20,7 @@ from fcos_core.data.json_fields import Entry, box_fault, is_integer, numbered_en
 from fcos_core.data.json_stream import explain_broken_json, read_members
 from fcos_core.data.reader import none_readable
 from fcos_core.errors import InputError, require
+from fcos_core.evaluation.coco import LABEL_NAMES
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.files import explaining_failure
 from fcos_core.visualize.curves import plot_losses
@@ -48,13 +50,13 @@ def draw_run(cfg: Config, count: int, threshold: float) -> None:
 
 
 def _draw_dataset(cfg: Config, name: str, folder: Path, count: int, threshold: float) -> None:
-    dataset = build_dataset(cfg, name, is_train=False)
-    names = dataset.category_names or category_names(cfg)
+    dataset, results = build_dataset(cfg, name, is_train=False), Path(cfg.OUTPUT_DIR) / "inference" / name
+    names = dataset.category_names or category_names(cfg, _label_names(results / LABEL_NAMES))
     # Without categories in the annotation file, the detections have labels as their category ids.
     label_of = {category: label for label, category in dataset.contiguous_to_category_id.items()}
     label_of = label_of or {label: label for label in range(1, len(names) + 1)}
     image_ids = {dataset.image_id(index) for index in range(len(dataset))}
-    found = read_detections(Path(cfg.OUTPUT_DIR) / "inference" / name / "bbox.json", image_ids, label_of)
+    found = read_detections(results / "bbox.json", image_ids, label_of)
     with explaining_failure(folder):
         folder.mkdir(parents=True, exist_ok=True)
     shown: list[int] = []
@@ -67,6 +69,17 @@ def _draw_dataset(cfg: Config, name: str, folder: Path, count: int, threshold: f
     if not shown:
         raise none_readable(dataset)
     logger.info("Drew %d images with %d detections of %g or more in %s", len(shown), sum(shown), threshold, folder)
+
+
+def _label_names(path: Path) -> list[str]:
+    """Read the names that the detector had for its labels; none if the file is missing."""
+    if not path.is_file():
+        return []
+    with explain_broken_json("file of label names", str(path)):
+        names = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"'{path}' is not a list of names: run tools/test_net.py again.")
+    return names
 
 
 def _readable_images(dataset: COCODataset, skip_unreadable: bool) -> Iterator[tuple[int, Image.Image]]:

@@ -21,6 +21,8 @@ from fcos_core.evaluation.predictions import Predictions
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.text import Block, printable
 
+# File beside bbox.json.
+LABEL_NAMES = "label_names.json"
 # COCO's metrics count so many detections of an image and class, those of the highest scores.
 _COCO_LIMIT = 100
 # Why a metric is -1, after its name.
@@ -55,7 +57,8 @@ def evaluate(
     Args:
         dataset: with or without annotations.
         predictions: dataset index to detections in pixels of any resized image, as the detector gives them.
-        output_folder: gets bbox.json (detections in COCO's result format) and coco_results.json.
+        output_folder: gets bbox.json (detections in COCO's result format) and coco_results.json; and label_names.json,
+            if the dataset lists no categories: a list of the names of the labels, which are the detections' categories.
         evaluator: one of EVALUATORS.
         detections_per_img: most detections that the detector gives for an image; None: the most in `predictions`.
             COCO's metrics count 100; of a larger number N the metrics "AP@N" and "ARN" count N.
@@ -71,6 +74,8 @@ def evaluate(
     detections = _Detections(dataset, predictions)
     if output_folder:
         detections.write(Path(output_folder) / "bbox.json")
+        if not dataset.contiguous_to_category_id:  # what the labels mean, only the detector knew; [] if it did not
+            (Path(output_folder) / LABEL_NAMES).write_text(json.dumps(dataset.category_names), encoding="utf-8")
     if not dataset.has_annotations:
         logger.info("The dataset has no annotations: detections were written, metrics cannot be computed.")
         return None

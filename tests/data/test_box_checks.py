@@ -60,12 +60,21 @@ def test_boxes_in_their_images_and_crowds_are_not_spoken_of(table_of, caplog):
 # The same boxes in other forms, on images of 40 x 30.
 CORNERS = [[20, 3, 39, 12], [2, 15, 12, 28], [25, 18, 38, 29]]
 CENTERS = [[30, 8, 18, 9], [7, 21, 10, 13], [34, 23, 10, 13]]
+# In the middle of their images, so that they have an extent as corners too; the last has not.
+LARGE_CENTERS = [[20, 15, 36, 28], [18, 14, 32, 24], [30, 8, 18, 9]]
+# One passes the edge, and both other forms fit.
+EITHER = [[20, 15, 36, 28]]
 SHARES = [[0.5, 0.1, 0.4, 0.3], [0.05, 0.5, 0.25, 0.4]]
 
 
 @pytest.mark.parametrize(
     ("boxes", "form"),
-    [(CORNERS, "3 of 3 boxes would fit .* as x1, y1, x2, y2"), (CENTERS, "3 of 3 .* as center x, cen")],
+    [
+        (CORNERS, "3 of 3 boxes would fit .* as x1, y1, x2, y2"),
+        (CENTERS, "3 of 3 .* as center x, cen"),
+        (LARGE_CENTERS, "3 of 3 .* images as center x, cen"),
+        (EITHER, "1 of 1 .* as x1, y1, x2, y2 or as center x, cen"),
+    ],
 )
 def test_another_form_is_suggested(table_of, caplog, boxes, form):
     check_boxes(table_of(boxes), is_train=True)
@@ -85,9 +94,10 @@ def test_a_few_boxes_beyond_the_edge_suggest_no_other_form(table_of, caplog):
     [
         ([[50, 50, 5, 5], [-9, 0, 4, 4]], "2 lie outside their image. Give x, y, width and height in pixels"),
         ([[5, 5, 0.4, 5], [5, 5, 0, 4]], "1 have no width or no height, 1 are at most 1 pixel wide or high"),
+        ([[0, 0, 0, 0], [0, 0, 0, 0]], "2 have no width or no height. Give x, y, width and height in pixels"),
         (SHARES, "No number is above 1, as if they were shares of the image's width and height"),
     ],
-    ids=["outside", "thin", "shares"],
+    ids=["outside", "thin", "zeros", "shares"],
 )
 def test_boxes_of_which_none_survives_are_an_error(table_of, boxes, sentence, is_train):
     with pytest.raises(InputError, match=r"None of the 2 boxes of '.*a\.json'.* annotation 11 of image 1 ") as caught:

@@ -1,6 +1,7 @@
 """Test the reading of annotation files: the arrays, and a message for each fault."""
 
 import copy
+import gzip
 import json
 
 import numpy as np
@@ -95,11 +96,26 @@ def test_a_truncated_file_is_named_with_the_position(tmp_path):
         read_coco_json(write(tmp_path, text))
 
 
-def test_a_binary_file_is_not_json(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'\x89PNG\xff\xfe"\x80', "JSON"),
+        (b"", "is empty: copy or export it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\n", "is a Git LFS pointer.*git lfs pull"),
+        (gzip.compress(b"{}"), "is compressed with gzip: unpack"),
+        (b"PK\x03\x04rest", "is a zip archive: unpack"),
+    ],
+)
+def test_another_file_in_the_place_of_json_is_named(tmp_path, content, sentence):
     path = tmp_path / "ann.json"
-    path.write_bytes(b'\x89PNG\xff\xfe"\x80')
-    with pytest.raises(InputError, match=r"ann\.json.*JSON"):
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"ann\.json.*{sentence}"):
         read_coco_json(str(path))
+
+
+def test_a_folder_is_not_said_to_be_missing(tmp_path):
+    with pytest.raises(InputError, match="is not a file"):
+        read_coco_json(str(tmp_path))
 
 
 def changed(path: str, value) -> dict:
@@ -140,6 +156,7 @@ FAULTS = [
     ("images/0/file_name", 7, r"image 1 has file_name 7: give a text"),
     ("images/0/file_name", ..., r"image 1 has no file_name"),
     ("images/0/file_name", "", r"image 1 has file_name ''"),
+    ("images/0/file_name", "  ", r"image 1 has file_name '  ', which is text: give a text that is not blank"),
     ("categories", ..., r"has no 'categories'"),
     ("categories", [], r"lists no categories"),
     ("categories/0/id", ..., r"entry 1 of 'categories' has no id"),
@@ -147,6 +164,7 @@ FAULTS = [
     ("categories/0/id", -(2**70), r"entry 1 of 'categories' has id -1180591620717411303424: .* fits into 64 bits"),
     ("categories/0/name", 1, r"category 1 has name 1: give a text"),
     ("categories/0/name", ..., r"category 1 has no name"),
+    ("categories/0/name", "\n", r"category 1 has name '\\n', which is text: give a text that is not blank"),
     ("categories", [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], r"category id 1 appears 2 times"),
     ("annotations", None, r"'annotations' that is not a list"),
     ("annotations/1/image_id", 77, r"annotation 2 names image 77, which 'images' does not list"),

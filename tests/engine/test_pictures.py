@@ -98,7 +98,7 @@ def test_detections_that_do_not_belong_to_the_dataset(run, change, sentence):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("", "is not valid JSON"),
+        ("", "is empty: copy or export it again"),
         ('[{"image_id": 1,', "is not valid JSON"),
         ("[] []", "is not valid JSON"),
         ('[{"image_id": 1' + 5000 * "0" + "}]", "bbox.json"),
@@ -113,6 +113,21 @@ def test_detections_that_do_not_belong_to_the_dataset(run, change, sentence):
 def test_a_file_that_holds_no_detections(run, content, sentence):
     with pytest.raises(InputError, match=sentence):
         run.draw(content)
+
+
+def test_labels_of_a_file_without_categories_have_the_names_that_the_detector_had(run, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "fcos_core.engine.pictures.draw_detections", lambda _image, _boxes, names, *_: drawn.append(names)
+    )
+    del run.content["categories"], run.content["annotations"]
+    run.detections.with_name("label_names.json").write_text('["dog", "cat"]')
+    run.draw([{**DETECTION, "category_id": 2}], count=1)
+    assert drawn == [("dog", "cat")]
+    for content in ("[1]", "{}", "["):
+        run.detections.with_name("label_names.json").write_text(content)
+        with pytest.raises(InputError, match=r"label_names\.json"):
+            run.draw([], count=1)
 
 
 def test_before_the_test_has_run(run):
