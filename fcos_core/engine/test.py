@@ -16,6 +16,7 @@ from fcos_core.engine.classes import label_test_data
 from fcos_core.engine.inference import inference
 from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
+from fcos_core.evaluation.coco import LABEL_NAMES
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.utils import comm
 from fcos_core.utils.files import check_writable
@@ -35,7 +36,7 @@ def test_data_loaders(cfg: Config) -> dict[str, BatchLoader]:
     check_evaluator(cfg.TEST.EVALUATOR)
     if comm.is_main_process():
         for name in cfg.DATASETS.TEST:
-            check_writable(_results_folder(cfg, name), "OUTPUT_DIR", "bbox.json", "coco_results.json")
+            check_writable(_results_folder(cfg, name), "OUTPUT_DIR", "bbox.json", LABEL_NAMES, "coco_results.json")
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
     return dict(zip(cfg.DATASETS.TEST, loaders, strict=True))
 
