@@ -137,6 +137,9 @@ _C.DATASETS.TEST = ()
 _C.DATASETS.DATA_DIR = "datasets"
 # Your own datasets in COCO format: NAME: {img_dir: FOLDER, ann_file: FILE.json}.
 _C.DATASETS.CATALOG = Config()
+# Python file with the classes DatasetCatalog and ModelCatalog, as published code has them (docs/published_scripts.md).
+# The file is run. Empty: the project's own catalog, and DATASETS.CATALOG.
+_C.PATHS_CATALOG = ""
 
 _C.DATALOADER = Config()
 # Number of workers, that is, processes that read and transform images for one training process. 0: the training

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from fcos_core.errors import InputError
 
@@ -27,34 +28,55 @@ WEIGHTS = {
 }
 
 
+class DatasetCatalog:
+    """Published form of `COCO_DATASETS`; a script may add to DATASETS or set DATA_DIR before it makes its loaders."""
+
+    # Stands for DATASETS.DATA_DIR where a config has the default.
+    DATA_DIR = "datasets"
+    DATASETS = {name: {"img_dir": images, "ann_file": file} for name, (images, file) in COCO_DATASETS.items()}
+
+    @staticmethod
+    def get(name: str) -> dict[str, Any]:
+        """Return {"factory": "COCODataset", "args": {"root": folder, "ann_file": file}}; InputError if unknown."""
+        root, ann_file = dataset_paths(name, DatasetCatalog.DATA_DIR, {})
+        return {"factory": "COCODataset", "args": {"root": root, "ann_file": ann_file}}
+
+
+class ModelCatalog:
+    """Published form of `WEIGHTS`."""
+
+    @staticmethod
+    def get(name: str) -> str:
+        """Return the URL of the weights `name`, without catalog://; raise InputError if it is unknown."""
+        return weights_url(name)
+
+
 def dataset_paths(name: str, data_dir: str, own: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
     """Return the image folder and the annotation file of the dataset `name`.
 
     Args:
-        name: a key of `own` or of `COCO_DATASETS`; `own` takes precedence.
+        name: a key of `own` or of `DatasetCatalog.DATASETS`; `own` takes precedence.
         data_dir: folder that relative paths start from (DATASETS.DATA_DIR).
         own: the user's datasets (DATASETS.CATALOG), name to {img_dir, ann_file}.
 
     Raises:
         InputError: the name is unknown, or an entry of `own` has other keys than img_dir and ann_file.
     """
-    if name in own:
-        entry = own[name]
-        if not isinstance(entry, Mapping) or set(entry) != {"img_dir", "ann_file"}:
-            raise InputError(
-                f"DATASETS.CATALOG.{name} must be a section with the keys img_dir and ann_file; it is {entry!r}."
-            )
-        paths = (str(entry["img_dir"]), str(entry["ann_file"]))
-    elif name in COCO_DATASETS:
-        paths = COCO_DATASETS[name]
-    else:
-        known = [*own, *COCO_DATASETS]
+    known: dict[str, Any] = {**DatasetCatalog.DATASETS, **own}
+    if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
         raise InputError(
             f"Unknown dataset '{name}'; the nearest known name is '{near}'. Declare a dataset of your own under "
             "DATASETS.CATALOG in the YAML file, with img_dir and ann_file."
         )
-    img_dir, ann_file = (os.path.join(data_dir, path) for path in paths)
+    entry = known[name]
+    if not isinstance(entry, Mapping) or set(entry) != {"img_dir", "ann_file"}:
+        raise InputError(
+            f"DATASETS.CATALOG.{name} must be a section with the keys img_dir and ann_file; it is {entry!r}."
+        )
+    if data_dir == "datasets":
+        data_dir = DatasetCatalog.DATA_DIR
+    img_dir, ann_file = (os.path.join(data_dir, str(entry[key])) for key in ("img_dir", "ann_file"))
     return img_dir, ann_file
 
 

@@ -9,6 +9,7 @@ from fcos_core.config.paths_catalog import dataset_paths
 from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
 from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import BatchLoader
+from fcos_core.data.own_dataset import OwnDataset, catalog_entry, make_own_dataset
 from fcos_core.data.reader import BatchReader
 from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.errors import InputError
@@ -37,13 +38,19 @@ def make_data_loader(
     return [_make_test_loader(cfg, name, rank, world_size) for name in cfg.DATASETS.TEST]
 
 
-def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset:
+def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset | OwnDataset:
     """Build the dataset `name` of the catalog and compare its categories with MODEL.FCOS.NUM_CLASSES.
 
     Raises:
-        InputError: see `COCODataset`, `dataset_paths` and `check_num_classes`.
+        InputError: see `COCODataset`, `OwnDataset`, `dataset_paths`, `catalog_entry` and `check_num_classes`.
     """
-    img_dir, ann_file = dataset_paths(name, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
+    if cfg.PATHS_CATALOG and name not in cfg.DATASETS.CATALOG:
+        factory, arguments = catalog_entry(cfg.PATHS_CATALOG, name)
+        if factory != "COCODataset":
+            return make_own_dataset(factory, arguments, cfg.MODEL.FCOS.NUM_CLASSES)
+        img_dir, ann_file = arguments["root"], arguments["ann_file"]
+    else:
+        img_dir, ann_file = dataset_paths(name, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
     dataset = COCODataset(
         img_dir,
         ann_file,

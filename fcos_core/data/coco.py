@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch.utils.data import Dataset
 from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.image_file import UnreadableImageError, read_image
 from fcos_core.errors import InputError
+from fcos_core.published_scripts.dataset_names import PublishedDatasetNames
 from fcos_core.structures.bounding_box import BoxList
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 Item = tuple[Image.Image, BoxList]
 
 
-class COCODataset(Dataset[Item]):
+class COCODataset(PublishedDatasetNames, Dataset[Item]):
     """The images of one annotation file in the order of their ids; an item is (image, boxes).
 
     Args:
@@ -99,6 +101,12 @@ class COCODataset(Dataset[Item]):
     def image_path(self, index: int) -> str:
         """Return the path of image `index`."""
         return os.path.join(self.img_dir, str(self._table.file_names[self._kept[index]]))
+
+    def get_img_info(self, index: int) -> dict[str, Any]:
+        """Return what the annotation file says of image `index`: id, file_name, and width and height in pixels."""
+        width, height = self.image_sizes[index].tolist()
+        name = str(self._table.file_names[self._kept[index]])
+        return {"id": self.image_id(index), "file_name": name, "width": width, "height": height}
 
     def ground_truth(self, index: int) -> BoxList:
         """Return the boxes to learn: xyxy float32 clipped to the image, field "labels" int64 (N,).
@@ -184,6 +192,11 @@ class ConcatCOCODataset(Dataset[Item]):
         """Return the path of image `index`."""
         dataset, own_index = self._locate(index)
         return dataset.image_path(own_index)
+
+    def get_img_info(self, index: int) -> dict[str, Any]:
+        """Return what its own annotation file says of image `index`; see `COCODataset.get_img_info`."""
+        dataset, own_index = self._locate(index)
+        return dataset.get_img_info(own_index)
 
     def _locate(self, index: int) -> tuple[COCODataset, int]:
         if not 0 <= index < len(self):

@@ -18,15 +18,13 @@ from fcos_core.config.checks import EVALUATORS, METRICS
 from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError, require
 from fcos_core.evaluation.predictions import Predictions
+from fcos_core.evaluation.results import Metrics, Results
 from fcos_core.structures.bounding_box import BoxList
 
 # Number of detections that are turned into JSON at a time.
 _CHUNK = 10_000
 
 logger = logging.getLogger(__name__)
-
-# {"bbox": {metric: value}, "AP per class": {class name: AP}}
-Results = dict[str, dict[str, float]]
 
 
 class Detection(TypedDict):
@@ -53,8 +51,8 @@ def evaluate(
         evaluator: one of EVALUATORS.
 
     Returns:
-        {"bbox": {metric of METRICS: value in 0..1, or -1 if undefined}, "AP per class": {class name: AP}}; None if
-        the dataset has no annotations.
+        {"bbox": {metric of METRICS: value in 0..1, or -1 if undefined}, "AP per class": {class name: AP}}, which
+        published scripts can take apart as a pair, see `Results`; None if the dataset has no annotations.
 
     Raises:
         InputError: see `check_evaluator`.
@@ -66,7 +64,7 @@ def evaluate(
     if not dataset.has_annotations:
         logger.info("The dataset has no annotations: detections were written, metrics cannot be computed.")
         return None
-    results = _metrics(dataset, detections.as_dicts(), evaluator)
+    results = Results(_metrics(dataset, detections.as_dicts(), evaluator), detections.as_dicts)
     if output_folder:
         path = Path(output_folder) / "coco_results.json"
         path.write_text(json.dumps(results), encoding="utf-8")
@@ -130,7 +128,8 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
 
     Args:
         results: result of `evaluate`.
-        expected_results: entries ("bbox", metric, mean, deviation), as TEST.EXPECTED_RESULTS has them.
+        expected_results: entries ("bbox", metric, mean, deviation), as TEST.EXPECTED_RESULTS has them; or, as
+            published, ("bbox", metric, (mean, deviation)).
         sigma_tol: number of deviations that a metric may be away from its mean.
 
     Raises:
@@ -138,10 +137,11 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
     """
     for entry in expected_results:
         try:
-            task, metric, mean, deviation = entry
+            task, metric, *range_ = entry
+            mean, deviation = range_ if len(range_) == 2 else range_[0]
             actual = results[task][metric]
             low, high = mean - sigma_tol * deviation, mean + sigma_tol * deviation
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(
                 f'TEST.EXPECTED_RESULTS takes entries such as ["bbox", "AP", 0.377, 0.002], not {entry!r}.'
             ) from error
@@ -150,7 +150,7 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
         logger.info("%s %s is %.4f, as expected (%.4f to %.4f).", task, metric, actual, low, high)
 
 
-def _metrics(dataset: COCODataset, detections: list[Detection], evaluator: str) -> Results:
+def _metrics(dataset: COCODataset, detections: list[Detection], evaluator: str) -> Metrics:
     # pycocotools prints. Only its summary is of use and goes to the log.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluated(dataset.coco, detections, evaluator)
