@@ -7,10 +7,10 @@ import io
 import logging
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from fcos_core.data.image_file import UnreadableImageError, read_image
 from fcos_core.errors import InputError
 from fcos_core.published_scripts.dataset_names import PublishedDatasetNames
 from fcos_core.structures.bounding_box import BoxList
+
+if TYPE_CHECKING:
+    from fcos_core.data.own_dataset import OwnDataset
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +165,7 @@ class ConcatCOCODataset(Dataset[Item]):
         InputError: the names of the categories, in the order of their ids, differ.
     """
 
-    def __init__(self, datasets: Sequence[COCODataset]) -> None:
+    def __init__(self, datasets: Sequence[COCODataset | OwnDataset]) -> None:
         first, *others = datasets
         for other in others:
             if other.category_names != first.category_names:
@@ -193,12 +196,12 @@ class ConcatCOCODataset(Dataset[Item]):
         dataset, own_index = self._locate(index)
         return dataset.image_path(own_index)
 
-    def get_img_info(self, index: int) -> dict[str, Any]:
+    def get_img_info(self, index: int) -> Mapping[str, Any]:
         """Return what its own annotation file says of image `index`; see `COCODataset.get_img_info`."""
         dataset, own_index = self._locate(index)
         return dataset.get_img_info(own_index)
 
-    def _locate(self, index: int) -> tuple[COCODataset, int]:
+    def _locate(self, index: int) -> tuple[COCODataset | OwnDataset, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")
         number = bisect_right(self._ends, index)

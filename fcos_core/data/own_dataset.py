@@ -65,9 +65,10 @@ class OwnDataset(Dataset[Item]):
         if not len(self.image_sizes):
             raise InputError(f"The dataset {self.ann_file} has no image: len(dataset) is 0.")
         self.num_classes = num_classes
-        names = self._names()
-        self.contiguous_to_category_id = self._category_ids(len(names))
-        self.category_names = names
+        self.contiguous_to_category_id = self._category_ids()
+        self.category_names = self._names()
+        if not self.contiguous_to_category_id:
+            self.contiguous_to_category_id = {label: label for label in range(1, len(self.category_names) + 1)}
 
     def __len__(self) -> int:
         return len(self.image_sizes)
@@ -171,22 +172,24 @@ class OwnDataset(Dataset[Item]):
         """Return the names of the labels from 1 on; as many numbers if only the number of classes is known."""
         if classes := getattr(self.dataset, "CLASSES", None):
             return tuple(str(name).strip() for name in classes[1:])
-        if categories := getattr(self.dataset, "categories", None):
-            return tuple(str(categories[category_id]) for category_id in sorted(categories))
-        if self._has_coco:
-            return tuple(category["name"] for _, category in sorted(self.dataset.coco.cats.items()))
+        categories = getattr(self.dataset, "categories", None)
+        if self._has_coco and not categories:
+            categories = {number: category["name"] for number, category in self.dataset.coco.cats.items()}
+        if categories:
+            ids = self.contiguous_to_category_id.values() or sorted(categories)
+            return tuple(str(categories[category_id]) for category_id in ids)
         return tuple(f"class {label}" for label in range(1, self.num_classes or 1))
 
     def _numbered(self, annotations: list[dict[str, Any]]) -> list[str]:
         highest = max((annotation["category_id"] for annotation in annotations), default=0)
         return [f"class {label}" for label in range(1, highest + 1)]
 
-    def _category_ids(self, count: int) -> dict[int, int]:
-        """Return label (1-based) to category id; a dataset without COCO's files has no ids but its labels."""
+    def _category_ids(self) -> dict[int, int]:
+        """Return label (1-based) to category id, in the order of labels; {} for a dataset without COCO's files."""
         if not self._has_coco:
-            return {label: label for label in range(1, count + 1)}
+            return {}
         published = getattr(self.dataset, "contiguous_category_id_to_json_id", None)
-        return dict(published or enumerate(sorted(self.dataset.coco.getCatIds()), start=1))
+        return dict(sorted((published or dict(enumerate(sorted(self.dataset.coco.getCatIds()), start=1))).items()))
 
     def _item(self, index: int) -> tuple[Any, BoxList]:
         item = self.dataset[index]
@@ -213,7 +216,10 @@ class OwnDataset(Dataset[Item]):
         return kept.clip_to_image(remove_empty=True)
 
 
-def as_dataset(dataset: Any, num_classes: int | None = None) -> COCODataset | ConcatCOCODataset | OwnDataset:
+AnyDataset = COCODataset | ConcatCOCODataset | OwnDataset
+
+
+def as_dataset(dataset: Any, num_classes: int | None = None) -> AnyDataset:
     """Return the project's own datasets as they are, and any other, subclasses included, as `OwnDataset`."""
     known = type(dataset) in (COCODataset, ConcatCOCODataset, OwnDataset)
     return dataset if known else OwnDataset(dataset, num_classes)

@@ -3,11 +3,12 @@
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
-class ModuleAliases:
+class ModuleAliases(MetaPathFinder, Loader):
     """Finder and loader of Python's import system that gives modules a second import path.
 
     Both paths give the same module object, so that a class has one identity and a config one state.

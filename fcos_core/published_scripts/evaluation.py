@@ -24,7 +24,11 @@ def evaluate(
     See `fcos_core.evaluation.evaluate` and `check_expected_results`; `box_only` and `iou_types` are not read, as there
     are only boxes. The result can be taken as a pair: `results, detections = evaluate(...)`.
     """
-    results = evaluation.evaluate(as_dataset(dataset), dict(enumerate(predictions)), output_folder)
+    results = evaluation.evaluate(
+        as_dataset(dataset),  # type: ignore[arg-type]  # has all that is read
+        dict(enumerate(predictions)),
+        output_folder,
+    )
     if results is not None:
         evaluation.check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results

@@ -79,7 +79,7 @@ class BoxList:
             y1, y2 = height - y2 - 1, height - y1 - 1
         return self._like(torch.stack([x1, y1, x2, y2], dim=1), mode="xyxy").convert(self.mode)
 
-    def crop(self, box: Sequence[float]) -> BoxList:
+    def crop(self, box: Sequence[int]) -> BoxList:
         """Return the boxes on the region `box`, (left, top, right, bottom) in pixels, clipped to it.
 
         The region's size is (right - left, bottom - top). All boxes stay, also those outside, which become empty.
@@ -182,6 +182,4 @@ class BoxList:
 
 
 # `torch.load` with its default weights_only=True then reads files of detections; both package names were published.
-torch.serialization.add_safe_globals(
-    [BoxList, (BoxList, "maskrcnn_benchmark.structures.bounding_box.BoxList")]  # type: ignore[list-item]
-)
+torch.serialization.add_safe_globals([BoxList, (BoxList, "maskrcnn_benchmark.structures.bounding_box.BoxList")])
