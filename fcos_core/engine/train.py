@@ -176,7 +176,7 @@ def _resume_or_start(cfg: Config, checkpointer: DetectronCheckpointer) -> tuple[
     distributed = comm.get_world_size() > 1
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=distributed, start_iter=arguments["iteration"])
     if resumed is None:
-        checkpointer.load(cfg.MODEL.WEIGHT)
+        checkpointer.load_weights(cfg.MODEL.WEIGHT)
     return arguments, data_loader
 
 

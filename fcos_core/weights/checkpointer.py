@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,18 +14,22 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from fcos_core.errors import InputError
 from fcos_core.utils import comm
 from fcos_core.utils.files import replacing
+from fcos_core.weights.checkpoint_meta import CATEGORIES, CONFIG, CheckpointMeta, meta_of, read_meta
 from fcos_core.weights.state_dict_file import load_state_dict_file, read_checkpoint, reason_of, state_dict_of
-from fcos_core.weights.weight_matching import load_matching_weights
+from fcos_core.weights.untrained import mark_untrained
+from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights
 
 # Numbered checkpoints; the number is the iteration.
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+# States of parts that a run may have: without the part, the state of a former run is of no use to it.
+_STATES = ("optimizer", "scheduler", "scaler", "ema")
 
 
 class DetectronCheckpointer:
     """Loader of weights, and keeper of the training states in `save_dir`.
 
     Args:
-        cfg: not read; published scripts pass it.
+        cfg: the run's config, which `save` writes as YAML text; None: no text.
         model: a module, with or without DistributedDataParallel; keys in files never have the wrapper's prefix.
         optimizer, scheduler: saved and resumed with the model by `state_dict` and `load_state_dict`; None: neither.
         save_dir: folder of the training states; empty: nothing is saved or found.
@@ -35,6 +39,9 @@ class DetectronCheckpointer:
         keep_last: number of newest checkpoints named model_NNNNNNN that `save` keeps; 0: all.
 
     Attributes:
+        categories: name of each label of this run, from label 1 on, for `save` to write; None: not known.
+        loaded_config: YAML text of the config of the run whose file was read last; None if the file has none.
+        loaded_categories: name of each label in the file that was read last; None if the file has no names.
         resumed_from: the file that `resume` has read; empty if there was none.
     """
 
@@ -60,20 +67,37 @@ class DetectronCheckpointer:
         self.others = dict(others or {})
         self.keep_last = keep_last
         self.resumed_from = ""
+        self.categories: Sequence[str] | None = None
+        self.loaded_config: str | None = None
+        self.loaded_categories: list[str] | None = None
 
-    def load(self, f: str) -> dict[str, Any]:
+    def load(self, f: str | None = None) -> dict[str, Any]:
+        """Resume if `save_dir` has a training state, and load the weights `f` otherwise, as published scripts mean it.
+
+        Return the `extra` values of `save`, such as {"iteration": n}; {} if there was no training state. Without `f`
+        too, the model keeps its random initialization, which can be trained but not tested. Raise InputError as
+        `resume` and `load_weights` do.
+        """
+        extra = self.resume() if self.save_dir else None
+        if extra is None:
+            self.load_weights(f or "")
+        return extra or {}
+
+    def load_weights(self, f: str) -> WeightMatching | None:
         """Load weights, and nothing else, from `f`: a .pth or Caffe2 .pkl file, a URL or a catalog:// name.
 
-        An empty `f` leaves the model unchanged. Return an empty dict, for published scripts. Raise InputError if `f`
-        cannot be found or read, or is of another model; the model is unchanged then.
+        An empty `f` leaves the model unchanged; then return None. Raise InputError if `f` cannot be found or read, or
+        is of another model; the model is unchanged then.
         """
+        model = unwrapped(self.model)
         if not f:
             self.logger.info("No weights given: training starts from random initialization")
-            return {}
-        if self.optimizer is not None and self.has_checkpoint():
-            self.logger.warning("`load` ignores the training state in %s; `resume` continues from it.", self.save_dir)
-        load_matching_weights(unwrapped(self.model), load_state_dict_file(f), f, self.logger)
-        return {}
+            mark_untrained(model, None)
+            return None
+        matching = load_matching_weights(model, load_state_dict_file(f), f, self.logger)
+        mark_untrained(model, matching)
+        self._describe(read_meta(f))
+        return matching
 
     def resume(self) -> dict[str, Any] | None:
         """Load model, optimizer, scheduler and the other parts exactly as the last `save` wrote them.
@@ -102,11 +126,13 @@ class DetectronCheckpointer:
         for name, part in parts.items():
             self._restore(name, part, states[name], path)
         self.resumed_from = path
-        return {name: value for name, value in content.items() if name not in parts}
+        self._describe(meta_of(content))
+        return {name: value for name, value in content.items() if name not in (*parts, *_STATES, CONFIG, CATEGORIES)}
 
     def save(self, name: str, tag: bool = True, **extra: Any) -> None:
         """Write {"model", "optimizer", "scheduler", the other parts, **extra} to `save_dir/name.pth`.
 
+        The file also gets "config" and "categories" of this run, even if `extra` holds those of an earlier run.
         A crash leaves the previous file undamaged. Only a process that writes to disk does anything. Raise InputError
         if the file cannot be written, or `extra` holds a value that could not be read back.
 
@@ -122,10 +148,10 @@ class DetectronCheckpointer:
         self.logger.info("Saving checkpoint to %s", path)
         try:
             os.makedirs(self.save_dir, exist_ok=True)
-            _write_readable({**content, **extra}, path)
+            _write_readable({**content, **extra, **self._description()}, path)
             if tag:
                 with replacing(self._tag_file()) as file:
-                    file.write(os.path.basename(path).encode())
+                    file.write(path.encode())
                 self._remove_old(os.path.basename(path))
         # torch.save raises a RuntimeError for a full disk.
         except (OSError, RuntimeError) as error:
@@ -147,8 +173,8 @@ class DetectronCheckpointer:
     def get_checkpoint_file(self) -> str:
         """Return the path of the last training state, "" if there is none.
 
-        `last_checkpoint` may hold a file name or, as published code wrote it, a whole path. A file of that name in
-        `save_dir` is preferred, so that a folder can be moved or copied. Raise InputError if `last_checkpoint` is
+        `last_checkpoint` holds a path, as published code writes it, or a file name. A file of that name in `save_dir`
+        is preferred, so that a folder can be moved or copied. Raise InputError if `last_checkpoint` is
         empty or cannot be read.
         """
         if not self.has_checkpoint():
@@ -162,6 +188,14 @@ class DetectronCheckpointer:
             raise InputError(f"{self._tag_file()} is empty: write the name of an undamaged checkpoint into it.")
         beside = os.path.join(self.save_dir, os.path.basename(written))
         return written if os.path.isfile(written) and not os.path.isfile(beside) else beside
+
+    def _description(self) -> dict[str, Any]:
+        """Return what `save` writes about this run, in plain types, which torch.load admits."""
+        config = {} if self.cfg is None else {CONFIG: self.cfg.dump()}
+        return config if self.categories is None else {**config, CATEGORIES: [str(name) for name in self.categories]}
+
+    def _describe(self, meta: CheckpointMeta) -> None:
+        self.loaded_config, self.loaded_categories = meta.config, meta.categories
 
     def _parts(self) -> dict[str, Any]:
         parts = {"model": unwrapped(self.model), "optimizer": self.optimizer, "scheduler": self.scheduler}

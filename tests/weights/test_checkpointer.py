@@ -81,7 +81,7 @@ def test_nothing_to_resume(tmp_path):
         assert not run.has_checkpoint() and run.get_checkpoint_file() == "" and run.resume() is None
 
 
-def test_load_takes_weights_alone_and_never_what_save_dir_has(tmp_path):
+def test_weights_are_loaded_alone_whatever_save_dir_has(tmp_path):
     source, other = make_run(seed=1), make_run(tmp_path / "run", seed=2)
     train(source, 0, 2)
     torch.save(
@@ -90,20 +90,68 @@ def test_load_takes_weights_alone_and_never_what_save_dir_has(tmp_path):
     )
     other.save("model_final", iteration=9)
     run = make_run(tmp_path / "run", seed=3)
-    assert run.load(str(tmp_path / "w.pth")) == {}
+    run.load_weights(str(tmp_path / "w.pth"))
     assert same(weights(run), weights(source))
     assert run.optimizer.state_dict()["state"] == {} and run.scheduler.last_epoch == 0
+    # Without a training state in its folder, `load` does the same.
+    assert make_run(tmp_path / "empty").load(str(tmp_path / "w.pth")) == {}
 
 
-def test_no_weights(caplog):
-    run = make_run()
+def test_load_goes_on_from_the_last_checkpoint_as_published_scripts_expect(tmp_path):
+    former = make_run(tmp_path)
+    train(former, 0, 2)
+    former.save("model_0000002", iteration=2)
+    torch.save({"model": make_run(seed=5).model.state_dict()}, tmp_path / "w.pth")
+    for arguments in ((str(tmp_path / "w.pth"),), ("",), ()):
+        run = make_run(tmp_path, seed=3)
+        assert run.load(*arguments) == {"iteration": 2}
+        assert same(weights(run), weights(former)) and run.scheduler.last_epoch == 2
+    # A script that tests has no optimizer, and wants neither its state nor that of the average.
+    tester = make_run(tmp_path, seed=4)
+    tester.optimizer = tester.scheduler = None
+    assert tester.load("none.pth") == {"iteration": 2} and same(weights(tester), weights(former))
+
+
+@pytest.mark.parametrize("arguments", [("",), (None,), ()])
+def test_no_weights(caplog, tmp_path, arguments):
+    run = make_run(tmp_path)
     before = weights(run)
     with caplog.at_level(logging.INFO):
-        assert run.load("") == {}
-    assert [record.getMessage() for record in caplog.records] == [
-        "No weights given: training starts from random initialization"
-    ]
+        assert run.load(*arguments) == {}
+    assert caplog.messages == ["No weights given: training starts from random initialization"]
     assert same(weights(run), before)
+
+
+class RunConfig:
+    """Stands for a config whose YAML text is known."""
+
+    def dump(self):
+        return "SEED: 7\n"
+
+
+def test_a_checkpoint_describes_its_run_in_plain_types(tmp_path):
+    run = make_run(tmp_path)
+    run.cfg, run.categories = RunConfig(), ("cat", "dog")
+    # A script may hand back the values of an older file.
+    run.save("model_0000001", iteration=1, config="SEED: 1\n", categories=["old"])
+    content = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
+    assert content["config"] == "SEED: 7\n" and content["categories"] == ["cat", "dog"]
+    readers = [make_run(tmp_path), make_run(tmp_path), make_run()]
+    assert readers[0].resume() == readers[1].load() == {"iteration": 1}
+    assert readers[2].load(str(tmp_path / "model_0000001.pth")) == {}
+    for reader in readers:
+        assert reader.loaded_config == "SEED: 7\n" and reader.loaded_categories == ["cat", "dog"]
+    make_run(tmp_path).save("model_0000002", iteration=2)
+    readers[2].load(str(tmp_path / "model_0000002.pth"))
+    assert readers[2].loaded_config is None and readers[2].loaded_categories is None
+
+
+@pytest.mark.parametrize("foreign", [{"config": {"a": 1}}, {"categories": "cat"}, {"categories": [1]}, {"categories": []}])
+def test_values_of_other_programs_are_no_description(tmp_path, foreign):
+    torch.save({"model": make_run().model.state_dict(), **foreign}, tmp_path / "w.pth")
+    run = make_run()
+    run.load(str(tmp_path / "w.pth"))
+    assert run.loaded_config is None and run.loaded_categories is None
 
 
 def test_load_of_another_model_leaves_this_one(tmp_path):
@@ -149,7 +197,7 @@ def test_file_has_the_published_layout(tmp_path):
     make_run(tmp_path).save("model_0000010", iteration=10)
     content = torch.load(tmp_path / "model_0000010.pth", weights_only=True)
     assert content.keys() == {"model", "optimizer", "scheduler", "iteration"}
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000010.pth"
+    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "model_0000010.pth")
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000010.pth"]
 
 
