@@ -90,3 +90,31 @@ def weights_url(name: str) -> str:
     if name not in WEIGHTS:
         raise InputError(f"Unknown weights 'catalog://{name}'; known names are: {', '.join(WEIGHTS)}.")
     return WEIGHTS[name]
+
+
+def weights_source(source: str, paths_catalog: str) -> str:
+    """Return the URL or path that the user's ModelCatalog gives for catalog://NAME; return other sources unchanged.
+
+    Args:
+        source: as MODEL.WEIGHT has it.
+        paths_catalog: PATHS_CATALOG; a file without ModelCatalog leaves the names to `weights_url`.
+
+    Raises:
+        InputError: the catalog has no such name.
+    """
+    if not paths_catalog or not source.startswith("catalog://"):
+        return source
+    from fcos_core.published_scripts.imports import import_file  # it gives this module for an empty path
+
+    catalog = getattr(import_file("fcos_core.user_paths_catalog", paths_catalog), "ModelCatalog", None)
+    if catalog is None:
+        return source
+    name = source.removeprefix("catalog://")
+    try:
+        return str(catalog.get(name))
+    # A catalog is the user's code: for a name that it lacks it raises what its author chose.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"ModelCatalog of PATHS_CATALOG '{paths_catalog}' has no weights '{name}' ({reason})."
+        ) from error

@@ -5,11 +5,10 @@ import torch
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
-from fcos_core.config.paths_catalog import dataset_paths
 from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
 from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import BatchLoader
-from fcos_core.data.own_dataset import OwnDataset, catalog_entry, make_own_dataset
+from fcos_core.data.own_dataset import OwnDataset, make_source
 from fcos_core.data.reader import BatchReader
 from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.errors import InputError
@@ -42,15 +41,12 @@ def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset | OwnDa
     """Build the dataset `name` of the catalog and compare its categories with MODEL.FCOS.NUM_CLASSES.
 
     Raises:
-        InputError: see `COCODataset`, `OwnDataset`, `dataset_paths`, `catalog_entry` and `check_num_classes`.
+        InputError: see `COCODataset`, `make_source` and `check_num_classes`.
     """
-    if cfg.PATHS_CATALOG and name not in cfg.DATASETS.CATALOG:
-        factory, arguments = catalog_entry(cfg.PATHS_CATALOG, name)
-        if factory != "COCODataset":
-            return make_own_dataset(factory, arguments, cfg.MODEL.FCOS.NUM_CLASSES)
-        img_dir, ann_file = arguments["root"], arguments["ann_file"]
-    else:
-        img_dir, ann_file = dataset_paths(name, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
+    source = make_source(cfg, name)
+    if isinstance(source, OwnDataset):
+        return source
+    img_dir, ann_file = source
     dataset = COCODataset(
         img_dir,
         ann_file,

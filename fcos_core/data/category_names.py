@@ -3,8 +3,9 @@
 import os
 
 from fcos_core.config import Config
-from fcos_core.config.paths_catalog import COCO_DATASETS, dataset_paths
+from fcos_core.config.paths_catalog import COCO_DATASETS
 from fcos_core.data.coco_json import read_coco_json
+from fcos_core.data.own_dataset import OwnDataset, make_source
 
 
 def category_names(cfg: Config) -> tuple[str, ...]:
@@ -23,7 +24,10 @@ def category_names(cfg: Config) -> tuple[str, ...]:
 
 
 def _names_of(dataset: str, cfg: Config) -> tuple[str, ...]:
-    _, ann_file = dataset_paths(dataset, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
+    source = make_source(cfg, dataset)
+    if isinstance(source, OwnDataset):
+        return source.category_names
+    _, ann_file = source
     if dataset in COCO_DATASETS and dataset not in cfg.DATASETS.CATALOG:
         return _coco_names()
     return read_coco_json(ann_file).category_names if os.path.isfile(ann_file) else ()

@@ -17,6 +17,8 @@ from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fcos_core.config import Config
+from fcos_core.config.paths_catalog import dataset_paths
 from fcos_core.data.coco import COCODataset, ConcatCOCODataset, Item
 from fcos_core.data.image_file import UnreadableImageError, to_rgb
 from fcos_core.errors import InputError
@@ -225,6 +227,27 @@ def as_dataset(dataset: Any, num_classes: int | None = None) -> AnyDataset:
     return dataset if known else OwnDataset(dataset, num_classes)
 
 
+def make_source(cfg: Config, name: str) -> tuple[str, str] | OwnDataset:
+    """Return the image folder and the annotation file of the dataset `name`, or the dataset if its class is the user's.
+
+    DATASETS.CATALOG comes first, then the file PATHS_CATALOG if there is one, else the project's own catalog.
+
+    Raises:
+        InputError: see `dataset_paths`, `catalog_entry` and `OwnDataset`; an item of a user's dataset is read, so that
+            faults show before the run.
+    """
+    if not cfg.PATHS_CATALOG or name in cfg.DATASETS.CATALOG:
+        return dataset_paths(name, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
+    factory, arguments = catalog_entry(cfg.PATHS_CATALOG, name)
+    if factory == "COCODataset":
+        return arguments["root"], arguments["ann_file"]
+    if "transforms" in inspect.signature(factory).parameters:
+        arguments = {"transforms": None, **arguments}
+    dataset = OwnDataset(factory(**arguments), cfg.MODEL.FCOS.NUM_CLASSES)
+    dataset[0]
+    return dataset
+
+
 def catalog_entry(paths_catalog: str, name: str) -> tuple[Any, dict[str, Any]]:
     """Return the factory, a name or a callable, and the arguments of the dataset `name` in a user's catalog.
 
@@ -240,6 +263,8 @@ def catalog_entry(paths_catalog: str, name: str) -> tuple[Any, dict[str, Any]]:
     try:
         entry = catalog.get(name)  # type: ignore[union-attr]
         factory, arguments = entry["factory"], dict(entry["args"])
+        if factory == "COCODataset":
+            arguments = {key: str(arguments[key]) for key in ("root", "ann_file")}
     # A catalog is the user's code: for a name that it lacks it raises what its author chose.
     except Exception as error:
         raise InputError(
@@ -249,15 +274,6 @@ def catalog_entry(paths_catalog: str, name: str) -> tuple[Any, dict[str, Any]]:
     if isinstance(factory, str) and factory != "COCODataset":
         factory = getattr(module, factory, None) or _registered(factory, paths_catalog)
     return factory, arguments
-
-
-def make_own_dataset(factory: Any, arguments: dict[str, Any], num_classes: int) -> OwnDataset:
-    """Call a catalog's factory, without transforms, and read one item, so that faults show before the run."""
-    if "transforms" in inspect.signature(factory).parameters:
-        arguments = {"transforms": None, **arguments}
-    dataset = OwnDataset(factory(**arguments), num_classes)
-    dataset[0]
-    return dataset
 
 
 def _registered(factory: str, paths_catalog: str) -> Any:

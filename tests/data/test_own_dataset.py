@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from fcos_core.data import datasets, make_data_loader
 from fcos_core.data.build import build_dataset
+from fcos_core.data.category_names import category_names
 from fcos_core.data.collate_batch import BatchCollator
 from fcos_core.data.image_file import UnreadableImageError
 from fcos_core.data.own_dataset import OwnDataset, as_dataset
@@ -127,6 +128,11 @@ def test_what_a_dataset_lacks_is_said_before_the_training(catalog_cfg, monkeypat
     monkeypatch.setattr(Drawn, name, value)
     with pytest.raises(InputError, match=words):
         make_data_loader(catalog_cfg())
+
+
+def test_names_of_an_own_dataset_are_those_of_a_predictor(catalog_cfg, monkeypatch):
+    monkeypatch.setattr(datasets, "Drawn", WithGroundTruth)
+    assert category_names(catalog_cfg()) == ("pear", "plum")
 
 
 def test_all_missing_methods_are_named_at_once():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcos_core.config import cfg, paths_catalog
-from fcos_core.config.paths_catalog import DatasetCatalog, ModelCatalog, dataset_paths
+from fcos_core.config.paths_catalog import DatasetCatalog, ModelCatalog, dataset_paths, weights_source
 from fcos_core.errors import InputError
 from fcos_core.layers import Conv2d, ml_nms, smooth_l1_loss
 from fcos_core.modeling.utils import cat
@@ -111,12 +111,26 @@ def test_catalogs(monkeypatch):
     assert dataset_paths("mine", "/other", {}) == ("/other/pictures", "/other/mine.json")
 
 
+def test_a_users_catalog_of_weights(tmp_path):
+    file = tmp_path / "catalog.py"
+    file.write_text("class ModelCatalog:\n    get = staticmethod({'mine/r50': 'https://a.b/r50.pth'}.__getitem__)\n")
+    assert weights_source("catalog://mine/r50", str(file)) == "https://a.b/r50.pth"
+    assert weights_source("mine/r50", str(file)) == "mine/r50"
+    assert weights_source("catalog://mine/r50", "") == "catalog://mine/r50"
+    with pytest.raises(InputError, match=r"no weights 'r51' .KeyError"):
+        weights_source("catalog://r51", str(file))
+    file.write_text("")
+    assert weights_source("catalog://mine/r50", str(file)) == "catalog://mine/r50"
+
+
 def test_checkpointer_without_a_config(tmp_path):
     model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     Checkpointer(model, save_dir=str(tmp_path), save_to_disk=True).save("model_final", iteration=7)
     assert torch.equal(torch.load(tmp_path / "model_final.pth")["model"]["weight"], model.weight)
     assert Checkpointer(other, save_dir=str(tmp_path)).resume()["iteration"] == 7
     assert torch.equal(other.weight, model.weight)
+    assert Checkpointer(other, save_dir=str(tmp_path)).load() == {"iteration": 7}
+    assert Checkpointer(other, save_dir=str(tmp_path)).load("", use_latest=False) == {}
 
 
 def test_load_state_dict(small_config):

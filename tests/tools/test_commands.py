@@ -21,7 +21,7 @@ LAUNCHERS = {
 
 
 def test_training_leaves_checkpoints_results_and_a_log(trained):
-    assert (trained.out / "last_checkpoint").read_text().strip() == "model_final.pth"
+    assert (trained.out / "last_checkpoint").read_text() == str(trained.out / "model_final.pth")
     # CHECKPOINT_PERIOD is 2 and MAX_ITER 3.
     assert sorted(path.name for path in trained.out.glob("*.pth")) == ["model_0000002.pth", "model_final.pth"]
     results = json.loads((trained.out / "inference" / "tiny" / "coco_results.json").read_text())

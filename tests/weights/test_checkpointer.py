@@ -146,7 +146,9 @@ def test_a_checkpoint_describes_its_run_in_plain_types(tmp_path):
     assert readers[2].loaded_config is None and readers[2].loaded_categories is None
 
 
-@pytest.mark.parametrize("foreign", [{"config": {"a": 1}}, {"categories": "cat"}, {"categories": [1]}, {"categories": []}])
+@pytest.mark.parametrize(
+    "foreign", [{"config": {"a": 1}}, {"categories": "cat"}, {"categories": [1]}, {"categories": []}]
+)
 def test_values_of_other_programs_are_no_description(tmp_path, foreign):
     torch.save({"model": make_run().model.state_dict(), **foreign}, tmp_path / "w.pth")
     run = make_run()
