@@ -244,7 +244,11 @@ def make_source(cfg: Config, name: str) -> tuple[str, str] | OwnDataset:
     if "transforms" in inspect.signature(factory).parameters:
         arguments = {"transforms": None, **arguments}
     dataset = OwnDataset(factory(**arguments), cfg.MODEL.FCOS.NUM_CLASSES)
-    dataset[0]
+    try:
+        dataset[0]
+    except UnreadableImageError:
+        if not cfg.DATALOADER.SKIP_UNREADABLE:
+            raise
     return dataset
 
 
