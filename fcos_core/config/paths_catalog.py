@@ -76,7 +76,9 @@ def dataset_paths(name: str, data_dir: str, own: Mapping[str, Mapping[str, str]]
         )
     if data_dir == "datasets":
         data_dir = DatasetCatalog.DATA_DIR
-    img_dir, ann_file = (os.path.join(data_dir, str(entry[key])) for key in ("img_dir", "ann_file"))
+    # A script may have put plain dictionaries into DATASETS.CATALOG, which expand no ~.
+    paths = [os.path.expanduser(str(entry[key])) for key in ("img_dir", "ann_file")]
+    img_dir, ann_file = (os.path.join(os.path.expanduser(data_dir), path) for path in paths)
     return img_dir, ann_file
 
 

@@ -37,7 +37,12 @@ class MetricLogger(meters.MetricLogger):
     def __init__(self, delimiter: str = "\t") -> None:
         super().__init__()
         self.delimiter = delimiter
-        self.meters = defaultdict(SmoothedValue)
+        self.meters: defaultdict[str, SmoothedValue] = defaultdict(SmoothedValue)  # type: ignore[assignment]
+
+    def update(self, **values: Any) -> None:
+        """Add a value to each meter that is named: a number, or a tensor of one element."""
+        for name, value in values.items():
+            self.meters[name].update(float(value))
 
     def __getattr__(self, name: str) -> Any:
         # Reached only by names that are no ordinary attribute; `__dict__` because copying asks before __init__.
