@@ -2,12 +2,18 @@
 
 from typing import Any
 
+from fcos_core.utils.text import printable
+
 
 class InputError(ValueError):
     """Error in the user's input: config, data, weights or machine; programs under tools/ print no traceback for it.
 
-    The message names the fault, its place (file, key, image id) and the remedy.
+    The message names the fault, its place (file, key, image id) and the remedy. Names from files may hold anything, so
+    the message is shown as one printable line.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class LostProcessError(RuntimeError):

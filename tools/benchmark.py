@@ -15,7 +15,7 @@ from benchmarks import data, evaluation, growth, inference, operators, published
 from benchmarks.models import load_config
 from benchmarks.report import Table, write_json
 from benchmarks.settings import Settings, default_settings
-from fcos_core.engine.program import run_program
+from fcos_core.engine.program import ArgumentParser, run_program
 from fcos_core.utils.collect_env import collect_env_info
 
 MEASURES: dict[str, Callable[[Settings], list[Table]]] = {
@@ -52,7 +52,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     measures = parser.add_argument_group("measures")
     for name, measure in MEASURES.items():
         measures.add_argument(f"--{name}", action="store_true", help=measure.__doc__.splitlines()[0])

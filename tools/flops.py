@@ -3,14 +3,13 @@
 Usage: python tools/flops.py [--config-file FILE | --all]
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcos_core.config import cfg
-from fcos_core.engine.program import run_program
+from fcos_core.engine.program import ArgumentParser, run_program
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
 
@@ -49,7 +48,7 @@ def count(config_file: Path, height: int = 768, width: int = 1280) -> tuple[int,
 
 def main() -> None:
     """Print a table of parameters and multiply-adds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", metavar="FILE", help="the YAML file of one model")
     parser.add_argument("--all", action="store_true", help="every model of the published table")
     arguments = parser.parse_args()

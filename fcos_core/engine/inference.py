@@ -18,6 +18,7 @@ from fcos_core.evaluation import Predictions, Results, check_expected_results, e
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
+from fcos_core.utils.files import explaining_failure
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,13 @@ def inference(
     predictions = gather_predictions(predictions)
     if predictions is None:
         return None
-    if output_folder:
-        Path(output_folder).mkdir(parents=True, exist_ok=True)
-        torch.save(predictions.as_list(dataset.image_sizes.tolist()), Path(output_folder) / "predictions.pth")
-    results = evaluate(dataset, predictions, output_folder, evaluator)
+    with explaining_failure(output_folder or ""):
+        if output_folder:
+            Path(output_folder).mkdir(parents=True, exist_ok=True)
+            # Given a path, torch.save would raise a RuntimeError for a full disk.
+            with open(Path(output_folder) / "predictions.pth", "wb") as file:
+                torch.save(predictions.as_list(dataset.image_sizes.tolist()), file)
+        results = evaluate(dataset, predictions, output_folder, evaluator)
     if results is not None:
         check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results

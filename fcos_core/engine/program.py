@@ -2,11 +2,10 @@
 
 import argparse
 import logging
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,9 @@ from fcos_core.config import Config, cfg
 from fcos_core.errors import InputError, LostProcessError
 from fcos_core.utils import comm
 from fcos_core.utils.collect_env import collect_env_info
+from fcos_core.utils.files import check_writable
 from fcos_core.utils.logger import setup_logger
+from fcos_core.utils.text import Block, escape_unencodable, printable
 
 # Time for the launcher to notice the process that failed first, to report it and to end the others.
 _LAUNCHER_SECONDS = 10
@@ -24,9 +25,16 @@ _LAUNCHER_SECONDS = 10
 logger = logging.getLogger(__name__)
 
 
-def config_parser(description: str) -> argparse.ArgumentParser:
+class ArgumentParser(argparse.ArgumentParser):
+    """Parser of a program's command line; what it cannot understand is shown as one printable line."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def config_parser(description: str) -> ArgumentParser:
     """Make a parser of `--config-file FILE [KEY VALUE ...]` that accepts the options of torch's launchers."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = ArgumentParser(description=description)
     parser.add_argument("--config-file", default="", metavar="FILE", help="a YAML file of configs/")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as MODEL.DEVICE cpu")
@@ -51,15 +59,15 @@ def make_config(arguments: argparse.Namespace) -> Config:
 def setup_run(cfg: Config) -> None:
     """Create OUTPUT_DIR, start logging there, and log the environment and the config.
 
-    Raise InputError if OUTPUT_DIR is not a folder with write permission.
+    Raise InputError if OUTPUT_DIR or log.txt in it cannot be written to.
     """
-    _check_writable(cfg.OUTPUT_DIR)
+    check_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     setup_logger("fcos_core", cfg.OUTPUT_DIR, comm.get_rank())
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
         logger.info("There is no CUDA device: running on the CPU.")
     logger.info("Using %d process%s", comm.get_world_size(), "es" if comm.get_world_size() > 1 else "")
-    logger.info("Environment\n%s", collect_env_info())
-    logger.info("Running with config:\n%s", cfg)
+    logger.info("Environment\n%s", Block(collect_env_info()))
+    logger.info("Running with config:\n%s", Block("\n".join(_config_lines(cfg))))
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -69,16 +77,18 @@ def run_program(main: Callable[[], None]) -> None:
         try:
             main()
         except LostProcessError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _print_error(error)
             time.sleep(_LAUNCHER_SECONDS)
             comm.exit_now(1)
 
+    for stream in (sys.stdout, sys.stderr):
+        escape_unencodable(stream)
     try:
         # torchrun reports the first error that `record` writes down. LostProcessError never reaches `record`, as
         # another process failed before.
         record(work)()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _print_error(error)
         # Other processes may wait in a collective: exit at once, so that the launcher ends them.
         if dist.is_initialized():
             comm.exit_now(1)
@@ -90,12 +100,15 @@ def run_program(main: Callable[[], None]) -> None:
         comm.exit_now(0)
 
 
-def _check_writable(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"OUTPUT_DIR '{os.path.abspath(folder)}' cannot be written to ({error.strerror}); name another folder."
-        ) from error
+def _print_error(error: Exception) -> None:
+    print(f"error: {printable(error)}", file=sys.stderr, flush=True)
+
+
+def _config_lines(node: Config, indent: str = "") -> Iterator[str]:
+    """Yield a line per key, as yacs prints a config; names and values of the user stay within their lines."""
+    for name, value in sorted(node.items()):
+        if isinstance(value, Config):
+            yield f"{indent}{printable(name)}:"
+            yield from _config_lines(value, indent + "  ")
+        else:
+            yield f"{indent}{printable(name)}: {printable(value)}"

@@ -1,7 +1,6 @@
 """Crash-safe snapshot of the training state."""
 
 import contextlib
-import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fcos_core.utils.child_exits import ignoring_child_exits
+from fcos_core.utils.folder_lock import FolderLock
 from fcos_core.weights.checkpointer import DetectronCheckpointer, unwrapped
 
 
@@ -18,12 +19,26 @@ class TrainingSnapshot:
     Weights, momentum and averages change only inside `finishing`. BatchNorm statistics and the schedule change
     earlier in an iteration, so the snapshot holds copies of them. `arguments` are plain values for every checkpoint;
     "iteration" counts the finished iterations.
+
+    Args:
+        checkpointer: of the training.
+        arguments: plain values.
+        folder_lock: lock on the checkpointer's folder, if this process saves.
+
+    Attributes:
+        lock: nothing is saved while a thread holds it: hold it over what has to be seen together.
     """
 
-    def __init__(self, checkpointer: DetectronCheckpointer, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        checkpointer: DetectronCheckpointer,
+        arguments: dict[str, Any],
+        folder_lock: FolderLock | None = None,
+    ) -> None:
         self.checkpointer = checkpointer
         self.arguments = arguments
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        self._folder_lock = folder_lock
         self._consistent = True
         self._saved_iteration = arguments["iteration"]
         self._statistics = {
@@ -38,7 +53,7 @@ class TrainingSnapshot:
     @contextlib.contextmanager
     def finishing(self, iteration: int) -> Iterator[None]:
         """Surround the optimizer's step of `iteration`; if an error interrupts the step, nothing is saved any more."""
-        with self._lock, _ignoring_child_exits():
+        with self.lock, ignoring_child_exits():
             self._consistent = False
             yield
             self.arguments["iteration"] = iteration
@@ -50,10 +65,13 @@ class TrainingSnapshot:
 
         With `tag` a resumed run finds the file. Raise InputError if the file cannot be written.
         """
-        with self._lock:
+        # A reader that dies now is reported at the next read: the file, the disk and the state are in order.
+        with self.lock, ignoring_child_exits():
             iteration = self.arguments["iteration"]
             if not self._consistent:
                 return "the iteration was half done and is not saved"
+            if self._folder_lock is not None:
+                self._folder_lock.renew()
             with self._stream():
                 model = {**unwrapped(self.checkpointer.model).state_dict(), **self._copies}
                 name = name or f"model_{iteration:07d}"
@@ -68,7 +86,7 @@ class TrainingSnapshot:
         An error of saving becomes part of the clause, so that it does not hide the reason for the exit.
         """
         try:
-            with self._lock:
+            with self.lock:
                 iteration = self.arguments["iteration"]
                 if not self.checkpointer.save_dir:
                     return "nothing is saved without an OUTPUT_DIR"
@@ -80,7 +98,7 @@ class TrainingSnapshot:
                     return f"iteration {iteration} is saved already, start again to resume from it"
                 return self.save()
         except Exception as error:
-            return f"nothing could be saved: {error}"
+            return f"nothing could be saved: {str(error).rstrip('.')}"
 
     def _copy_early_changes(self) -> None:
         """Copy the parts of the state that the next iteration changes before `finishing`."""
@@ -101,17 +119,3 @@ class TrainingSnapshot:
         stream = torch.cuda.Stream(self._event.device)
         stream.wait_event(self._event)
         return torch.cuda.stream(stream)
-
-
-@contextlib.contextmanager
-def _ignoring_child_exits() -> Iterator[None]:
-    """Keep torch's SIGCHLD handler from raising here if a worker dies; the next read of the loader reports it."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    if handler is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)

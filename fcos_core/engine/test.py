@@ -17,6 +17,7 @@ from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.utils import comm
+from fcos_core.utils.files import check_writable
 from fcos_core.utils.process_group import check_device
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
 from fcos_core.weights.weight_matching import load_matching_weights
@@ -27,9 +28,12 @@ logger = logging.getLogger(__name__)
 def test_data_loaders(cfg: Config) -> dict[str, BatchLoader]:
     """Make a loader for each dataset of DATASETS.TEST, by name.
 
-    Raise InputError if a dataset or TEST.EVALUATOR cannot be used.
+    Raise InputError if a dataset or TEST.EVALUATOR cannot be used, or the results could not be written.
     """
     check_evaluator(cfg.TEST.EVALUATOR)
+    if comm.is_main_process():
+        for name in cfg.DATASETS.TEST:
+            check_writable(_results_folder(cfg, name), "OUTPUT_DIR", "bbox.json", "coco_results.json")
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
     return dict(zip(cfg.DATASETS.TEST, loaders, strict=True))
 
@@ -56,11 +60,15 @@ def test(
             device=cfg.MODEL.DEVICE,
             expected_results=cfg.TEST.EXPECTED_RESULTS if check_expected else (),
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
-            output_folder=os.path.join(cfg.OUTPUT_DIR, "inference", name),
+            output_folder=_results_folder(cfg, name),
             evaluator=cfg.TEST.EVALUATOR,
         )
         comm.synchronize()
     return results
+
+
+def _results_folder(cfg: Config, dataset_name: str) -> str:
+    return os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
 
 
 def load_detector(cfg: Config) -> nn.Module:

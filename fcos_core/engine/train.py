@@ -1,6 +1,8 @@
 """Train the detector that a config describes, and test it during the training."""
 
+import contextlib
 import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +17,23 @@ from fcos_core.config import Config
 from fcos_core.config.checks import check_values
 from fcos_core.data import make_data_loader
 from fcos_core.data.loader import BatchLoader
+from fcos_core.engine.config_changes import log_changes
 from fcos_core.engine.step import TrainingStep
 from fcos_core.engine.test import test
 from fcos_core.engine.trainer import TrainingOptions, do_train
-from fcos_core.errors import require
+from fcos_core.errors import InputError, require
 from fcos_core.layers.sync_batch_norm import SyncBatchNorm
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_lr_scheduler, make_optimizer
 from fcos_core.utils import comm
 from fcos_core.utils.collect_env import collect_env_info
+from fcos_core.utils.files import check_writable, explaining_failure, replacing
+from fcos_core.utils.folder_lock import locked
+from fcos_core.utils.metrics_file import MetricsWriter
 from fcos_core.weights.checkpointer import DetectronCheckpointer
+
+# What a checkpoint of this training holds beside the states of model, optimizer and schedule.
+_ARGUMENTS = ("iteration", "best", "recent_values")
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +42,8 @@ def train(cfg: Config, test_loaders: dict[str, BatchLoader] | None = None) -> nn
     """Train the model that `cfg` describes; resume if OUTPUT_DIR holds a training state.
 
     Args:
-        cfg: the whole config.
+        cfg: the whole config. If a training resumes, all of its values hold, and those that differ from the last run's
+            are logged.
         test_loaders: as `test_data_loaders` makes them, to test the model every TEST.EVAL_PERIOD iterations and at
             the end; empty: no test.
 
@@ -41,9 +51,29 @@ def train(cfg: Config, test_loaders: dict[str, BatchLoader] | None = None) -> nn
         The trained model; the average of its weights if TEST.USE_EMA is set.
 
     Raises:
-        InputError: the config, the data or the weights cannot be used.
+        InputError: the config, the data or the weights cannot be used, or another training writes to OUTPUT_DIR.
         LostProcessError: another process exited.
     """
+    with training_folder(cfg):
+        return _train(cfg, test_loaders)
+
+
+def training_folder(cfg: Config) -> contextlib.AbstractContextManager[Any]:
+    """Make a context that keeps other trainings out of OUTPUT_DIR; enter it before anything is written there.
+
+    Only the main process writes, so only it holds the lock. Raise InputError on entry if another training holds it, or
+    a file of the training cannot be written to.
+    """
+    if not comm.is_main_process():
+        return contextlib.nullcontext()
+    check_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR", "log.txt", "metrics.jsonl", "config.yaml", "environment.txt")
+    curves = os.path.join(cfg.OUTPUT_DIR, "tensorboard")
+    if os.path.lexists(curves):
+        check_writable(curves, "OUTPUT_DIR")
+    return locked(cfg.OUTPUT_DIR)
+
+
+def _train(cfg: Config, test_loaders: dict[str, BatchLoader] | None) -> nn.Module:
     _check(cfg)
     torch.manual_seed(cfg.SEED)
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE)
@@ -52,10 +82,10 @@ def train(cfg: Config, test_loaders: dict[str, BatchLoader] | None = None) -> nn
     step = make_training_step(cfg, model, optimizer)
     average = _make_average(cfg, model)
     checkpointer = _make_checkpointer(cfg, model, scheduler, step, average)
-    arguments, data_loader = _resume_or_start(cfg, checkpointer)
+    arguments, data_loader = _resume_or_start(cfg, checkpointer, average)
     tested = average.module if cfg.TEST.USE_EMA else model
     evaluation = _Evaluation(cfg, tested, test_loaders, checkpointer, arguments) if test_loaders else None
-    if arguments["iteration"] >= cfg.SOLVER.MAX_ITER:
+    if arguments["iteration"] == cfg.SOLVER.MAX_ITER:
         _finish(cfg, checkpointer, arguments, evaluation)
         return tested
     _write_record(cfg)
@@ -167,17 +197,33 @@ def _make_checkpointer(
     return DetectronCheckpointer(cfg, model, step.optimizer, scheduler, cfg.OUTPUT_DIR, others=others, keep_last=keep)
 
 
-def _resume_or_start(cfg: Config, checkpointer: DetectronCheckpointer) -> tuple[dict[str, Any], BatchLoader]:
+def _resume_or_start(
+    cfg: Config, checkpointer: DetectronCheckpointer, average: AveragedModel | None
+) -> tuple[dict[str, Any], BatchLoader]:
     """Resume from OUTPUT_DIR, or load MODEL.WEIGHT; return the arguments of the training and its data loader."""
     resumed = checkpointer.resume()
-    arguments = {name: value for name, value in (resumed or {}).items() if name in ("iteration", "best")}
+    if resumed is not None:
+        log_changes(cfg, checkpointer.loaded_config, checkpointer.resumed_from)
+    arguments = {name: value for name, value in (resumed or {}).items() if name in _ARGUMENTS}
     arguments.setdefault("iteration", 0)
+    _check_iteration(arguments["iteration"], cfg.SOLVER.MAX_ITER, checkpointer)
     # Build the loader before the weights are read: an error in the data should not wait for a download.
     distributed = comm.get_world_size() > 1
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=distributed, start_iter=arguments["iteration"])
     if resumed is None:
         checkpointer.load_weights(cfg.MODEL.WEIGHT)
+    if average is not None and not average.n_averaged:
+        # An average that begins now, in a new training or in a resumed one, begins as the weights are now.
+        average.module.load_state_dict(checkpointer.model.state_dict())
     return arguments, data_loader
+
+
+def _check_iteration(iteration: int, last: int, checkpointer: DetectronCheckpointer) -> None:
+    if iteration > last:
+        raise InputError(
+            f"'{checkpointer.resumed_from}' is of iteration {iteration}, but SOLVER.MAX_ITER is {last}: raise it, set "
+            "OUTPUT_DIR to another folder, or write the name of an earlier checkpoint into last_checkpoint."
+        )
 
 
 def _finish(
@@ -188,16 +234,23 @@ def _finish(
     if Path(checkpointer.resumed_from).name != "model_final.pth":
         # The former run was killed before it wrote the file, or the file is damaged.
         checkpointer.save("model_final", **arguments)
-    if evaluation is not None:
-        evaluation(True)
+    if evaluation is None:
+        return
+    metrics = evaluation(True)
+    if comm.is_main_process():
+        # The former run may have been killed within this evaluation: metrics.jsonl lacks its line then.
+        writer = MetricsWriter(cfg.OUTPUT_DIR, arguments["iteration"])
+        writer.write(arguments["iteration"], metrics)
+        writer.close()
 
 
 def _write_record(cfg: Config) -> None:
     """Write the config and the environment beside the checkpoints."""
     if comm.is_main_process():
-        folder = Path(cfg.OUTPUT_DIR)
-        (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
-        (folder / "environment.txt").write_text(collect_env_info() + "\n", encoding="utf-8")
+        for name, text in (("config.yaml", cfg.dump()), ("environment.txt", f"{collect_env_info()}\n")):
+            path = os.path.join(cfg.OUTPUT_DIR, name)
+            with explaining_failure(path), replacing(path) as file:
+                file.write(text.encode(errors="backslashreplace"))
 
 
 def _has_collectives(body: nn.Module) -> bool:

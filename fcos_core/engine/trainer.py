@@ -24,6 +24,7 @@ from fcos_core.engine.training_log import TrainingLog
 from fcos_core.engine.watchdog import Watchdog
 from fcos_core.errors import InputError, LostProcessError
 from fcos_core.utils import comm
+from fcos_core.utils.folder_lock import FolderLock, locked
 from fcos_core.weights.checkpointer import DetectronCheckpointer, unwrapped
 
 # Messages without an exception type of their own: of PyTorch's CPU allocator and oneDNN, and of gloo and NCCL.
@@ -73,8 +74,8 @@ def do_train(
     """Train to the end of `data_loader`.
 
     Every log period adds a line to the log and an object to metrics.jsonl beside the checkpoints. Every
-    `checkpoint_period` iterations model_NNNNNNN.pth is saved, and model_final.pth at the end. If an error, SIGTERM or
-    SIGINT ends the training, the last finished iteration is saved too; after a signal the process exits.
+    `checkpoint_period` iterations model_NNNNNNN.pth is saved, and model_final.pth at the end. If an error, SIGTERM,
+    SIGINT or SIGHUP ends the training, the last finished iteration is saved too; after a signal the process exits.
 
     Args:
         model: maps images and targets to a dict of losses, on `device`.
@@ -86,21 +87,29 @@ def do_train(
         options: further options; None: their defaults.
 
     Raises:
-        InputError: a loss is not finite, memory is too small, or the data cannot be read.
+        InputError: a loss is not finite, memory is too small, the data cannot be read, the checkpoints' folder cannot
+            be written to, or another training writes to it.
         LostProcessError: another process exited.
     """
     options = options or TrainingOptions()
     step = options.step or TrainingStep(model, optimizer, device)
     first = arguments["iteration"] + 1
     model.train()
-    snapshot = TrainingSnapshot(checkpointer, arguments)
-    with (
-        Watchdog(snapshot.save_if_new, options.timeout) as watchdog,
-        _saving_on_error(snapshot, watchdog),
-        explain_dead_workers(),
-    ):
-        log = TrainingLog(checkpointer.save_dir, first, first - 1 + len(data_loader), options.log_period)
-        _train(model, data_loader, step, scheduler, snapshot, checkpoint_period, options, watchdog, log)
+    with _locked_folder(checkpointer) as folder_lock:
+        snapshot = TrainingSnapshot(checkpointer, arguments, folder_lock)
+        with (
+            Watchdog(snapshot.save_if_new, options.timeout) as watchdog,
+            _saving_on_error(snapshot, watchdog),
+            explain_dead_workers(),
+        ):
+            last, recent = first - 1 + len(data_loader), arguments.get("recent_values")
+            log = TrainingLog(checkpointer.save_dir, first, last, options.log_period, recent, folder_lock)
+            _train(model, data_loader, step, scheduler, snapshot, checkpoint_period, options, watchdog, log)
+
+
+def _locked_folder(checkpointer: DetectronCheckpointer) -> contextlib.AbstractContextManager[FolderLock | None]:
+    saves = checkpointer.save_dir and checkpointer.save_to_disk
+    return locked(checkpointer.save_dir) if saves else contextlib.nullcontext()
 
 
 def _train(
@@ -133,11 +142,14 @@ def _train(
         if norm is not None:  # read only now, when the losses have made the device finish its work anyway
             values["grad_norm"] = norm.item()
         watchdog.at(iteration, "optimizer step")
-        with snapshot.finishing(iteration):
-            step.update()
-            if options.average is not None:
-                options.average.update_parameters(unwrapped(model))
-        log.end_iteration(iteration, values, len(targets), scheduler.get_last_lr()[0])
+        with snapshot.lock:  # a state without the line of its iteration would lose the line
+            with snapshot.finishing(iteration):
+                step.update()
+                if options.average is not None:
+                    options.average.update_parameters(unwrapped(model))
+                log.count(values)
+                snapshot.arguments["recent_values"] = log.recent()
+            log.end_iteration(iteration, len(targets), scheduler.get_last_lr()[0])
         watchdog.at(iteration, "saving", timed=False)
         if iteration % checkpoint_period == 0:
             snapshot.save()

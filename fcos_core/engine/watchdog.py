@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 
 from fcos_core.utils import comm
+from fcos_core.utils.process_group import leave_with_launcher
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP comes when the terminal or the connection of a training closes.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # The thread checks so often for the end of the training and for a new deadline.
 _POLL_SECONDS = 0.5
 # The launcher ends all processes after the first exit: give the others, which hang too, time for their messages.
@@ -20,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Thread that saves the training and ends the process on SIGTERM, SIGINT, or a step longer than `timeout`.
+    """Thread that saves the training and ends the process on SIGTERM, SIGINT, SIGHUP, or a step longer than `timeout`.
+
+    A SIGHUP that is ignored, as `nohup` wants it, stays ignored. A process that torchrun started leaves too when
+    torchrun has gone: a killed torchrun cannot tell it, and the restarted job needs its folder.
 
     The thread runs inside the `with` block. It needs nothing from the training loop, which may hang in a collective
     because other processes have exited, and it calls no collective itself.
@@ -52,7 +57,10 @@ class Watchdog:
             self._signal_writer.setblocking(False)
             # Python delays handlers until a collective returns, but writes the signal's number to this socket at once.
             self._former_fd = signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
-            self._former_handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+            ignored = [number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN]
+            handled = [number for number in SIGNALS if number not in ignored]
+            self._former_handlers = {number: signal.signal(number, lambda *_: None) for number in handled}
+            leave_with_launcher()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()

@@ -20,6 +20,7 @@ from fcos_core.errors import InputError, require
 from fcos_core.evaluation.predictions import Predictions
 from fcos_core.evaluation.results import Metrics, Results
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils.text import Block, printable
 
 # Number of detections that are turned into JSON at a time.
 _CHUNK = 10_000
@@ -157,8 +158,8 @@ def _metrics(dataset: COCODataset, detections: list[Detection], evaluator: str) 
     with contextlib.redirect_stdout(io.StringIO()) as summary:
         evaluation.summarize()
     per_class = _ap_per_class(evaluation, dataset.category_names)
-    rows = "\n".join(f" {ap:6.3f}  {name}" for name, ap in per_class.items())
-    logger.info("COCO metrics\n%s\nAP per class\n%s", summary.getvalue().rstrip(), rows)
+    rows = "\n".join(f" {ap:6.3f}  {printable(name)}" for name, ap in per_class.items())
+    logger.info("COCO metrics\n%s\nAP per class\n%s", Block(summary.getvalue().rstrip()), Block(rows))
     metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=True))
     return {"bbox": metrics, "AP per class": per_class}
 

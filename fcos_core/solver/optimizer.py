@@ -38,15 +38,30 @@ class SGD(torch.optim.SGD):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class or of `torch.optim.SGD`.
+        """Load the momentum of a state of this class or of `torch.optim.SGD`; keep the options of this optimizer.
 
-        Each momentum is laid out in memory as its parameter is, so that the fused kernel can take it.
+        Options such as the weight decay are those of the constructor, because a config that was changed between two
+        runs shall hold. Each momentum is laid out in memory as its parameter is, so that the fused kernel can take it.
+        Raise ValueError if the state is of another kind of optimizer, or of other parameters.
         """
+        _check_state(state_dict)
+        options = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         super().load_state_dict(state_dict)
-        for parameter, state in self.state.items():
-            momentum = state.get("momentum_buffer")
-            if momentum is not None:
-                state["momentum_buffer"] = torch.empty_like(parameter, dtype=momentum.dtype).copy_(momentum)
+        for group, own in zip(self.param_groups, options, strict=True):
+            group.update(own)
+            for parameter in group["params"]:
+                self._lay_out_momentum(parameter, bool(group["momentum"]))
+
+    def _lay_out_momentum(self, parameter: Tensor, wanted: bool) -> None:
+        momentum = self.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is None:
+            return
+        if momentum.shape != parameter.shape:
+            raise ValueError(f"the momentum of a parameter is {tuple(momentum.shape)}, not {tuple(parameter.shape)}")
+        if wanted:
+            self.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, dtype=momentum.dtype).copy_(momentum)
+        else:  # a momentum of long ago must not act if SOLVER.MOMENTUM is set again
+            del self.state[parameter]["momentum_buffer"]
 
     def _batches(self) -> dict[tuple[Any, ...], list[Tensor]]:
         """Collect the parameters with a gradient by everything that one call of `sgd` needs to be equal."""
@@ -76,6 +91,15 @@ def _fits_fused_kernel(parameter: Tensor, gradient: Tensor, momentum: Tensor | N
     """Return True if the fused CUDA kernel can run: it walks the memory of all tensors in one order."""
     others = [gradient] if momentum is None else [gradient, momentum]
     return parameter.is_cuda and all(other.stride() == parameter.stride() for other in others)
+
+
+def _check_state(state_dict: dict[str, Any]) -> None:
+    """Raise ValueError unless `state_dict` is of SGD."""
+    foreign = sorted({name for state in state_dict["state"].values() for name in state} - {"momentum_buffer"})
+    lacking = [name for group in state_dict["param_groups"] for name in ("momentum", "dampening") if name not in group]
+    if foreign or lacking:
+        shown = f"has {foreign[0]}" if foreign else f"has no {lacking[0]}"
+        raise ValueError(f"it is of another kind of optimizer than SGD: it {shown}")
 
 
 def make_optimizer(cfg: Config, model: nn.Module) -> SGD:

@@ -1,6 +1,7 @@
 """Communication between the processes of a run; every function also works in a single process."""
 
 import atexit
+import contextlib
 import functools
 import logging
 import multiprocessing
@@ -126,8 +127,10 @@ def exit_now(status: int) -> NoReturn:
     During the shutdown a gloo thread that releases its last tensor would abort the process.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # The terminal may have closed, or the program that the output goes to.
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(status)

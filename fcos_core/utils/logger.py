@@ -1,8 +1,14 @@
 """Send log lines to the terminal and to a file."""
 
+import copy
 import logging
+import logging.handlers
 import os
 import sys
+from typing import Any
+
+from fcos_core.utils.files import explaining_failure
+from fcos_core.utils.text import Block, escape_unencodable, printable
 
 _FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 # Name of the handlers that the next call of `setup_logger` replaces.
@@ -16,7 +22,11 @@ def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str 
 
     Rank 0 writes INFO and above to stdout and appends them to `save_dir/filename`, in a folder that is created if
     missing; an empty `save_dir` means no file. Other ranks write WARNING and above to stderr. A second call replaces
-    the handlers of the first.
+    the handlers of the first. What could command a terminal is escaped, see `printable`: in the arguments of a message
+    line breaks too, except those of a `Block`.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     if name == _PUBLISHED:
         # Published scripts set up this name, and expect the lines of the training loop and of the test there.
@@ -30,6 +40,8 @@ def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str 
     for handler in [handler for handler in logger.handlers if handler.name == _HANDLER]:
         logger.removeHandler(handler)
         handler.close()
+    for stream in (sys.stdout, sys.stderr):
+        escape_unencodable(stream)
     if distributed_rank > 0:
         handler = logging.StreamHandler(sys.stderr)
         handler.setLevel(logging.WARNING)
@@ -37,12 +49,54 @@ def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str 
         return logger
     _add(logger, logging.StreamHandler(sys.stdout), _FORMAT)
     if save_dir:
-        os.makedirs(save_dir, exist_ok=True)
-        _add(logger, logging.FileHandler(os.path.join(save_dir, filename), encoding="utf-8"), _FORMAT)
+        _add(logger, _open_log_file(os.path.join(save_dir, filename)), _FORMAT)
     return logger
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Formatter of records whose text may come from a user's files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        safe = copy.copy(record)
+        if isinstance(record.args, tuple):
+            safe.args = tuple(map(_printable_text, record.args))
+        return printable(Block(super().format(safe)))
+
+
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """Log file that is opened again if it was moved or deleted, and whose first error is one line on stderr.
+
+    The training goes on without it: metrics.jsonl and the checkpoints, which matter more, raise an error of their own.
+    """
+
+    _reported = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Opening the file again, unlike writing to it, raises out of `emit`.
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._reported:
+            self._reported = True
+            reason = printable(sys.exc_info()[1])
+            print(f"warning: the log cannot be written any more: {reason}", file=sys.stderr, flush=True)
+
+
+def _open_log_file(path: str) -> logging.Handler:
+    with explaining_failure(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return _LogFile(path, encoding="utf-8", errors="backslashreplace")
+
+
+def _printable_text(value: Any) -> Any:
+    # Numbers stay for %d; lists and the like escape what they hold themselves.
+    return printable(value) if isinstance(value, (str, os.PathLike, BaseException)) else value
 
 
 def _add(logger: logging.Logger, handler: logging.Handler, line_format: str) -> None:
     handler.name = _HANDLER
-    handler.setFormatter(logging.Formatter(line_format))
+    handler.setFormatter(_PrintableFormatter(line_format))
     logger.addHandler(handler)

@@ -1,12 +1,14 @@
 """Write the metrics of a training to a file and to TensorBoard, and read the file."""
 
+import functools
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcos_core.utils.files import replacing
+from fcos_core.utils.files import explaining_failure, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -14,44 +16,78 @@ logger = logging.getLogger(__name__)
 class MetricsWriter:
     """Writer of metrics as lines of JSON in `folder`/metrics.jsonl and, if installed, as TensorBoard curves.
 
-    Lines that an earlier run wrote about iterations after `iteration`, the last finished one, are removed.
+    Lines that an earlier run wrote about iterations after `iteration`, the last finished one, are removed. What it
+    wrote about `iteration` itself, such as an evaluation that a resumed run repeats, is not written twice.
+
+    Raises:
+        InputError: here and in `write`: the files cannot be written.
     """
 
     def __init__(self, folder: str | Path, iteration: int) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         self._path = Path(folder) / "metrics.jsonl"
-        if self._path.exists():
-            rows = [row for row in read_metrics(self._path) if row["iteration"] <= iteration]
-            with replacing(str(self._path)) as file:
-                file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+        self._first = iteration
+        self._written: list[set[str]] = []
         self._curves = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            logger.info("TensorBoard is not installed: metrics are written to %s only.", self._path)
-        else:
-            self._curves = SummaryWriter(Path(folder) / "tensorboard", purge_step=iteration + 1)
+        with explaining_failure(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                self._keep_rows_until(iteration)
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                logger.info("TensorBoard is not installed: metrics are written to %s only.", self._path)
+            else:
+                _hush_tensorboard()
+                self._curves = SummaryWriter(self._path.parent / "tensorboard", purge_step=iteration + 1)
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         """Append the line {"iteration": iteration, **values}, and a point to the curve of each value."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        if self._curves is not None:
-            for name, value in values.items():
-                self._curves.add_scalar(name, value, iteration)
-            self._curves.flush()
+        if iteration == self._first and values.keys() in self._written:
+            return
+        with explaining_failure(self._path):
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            if self._curves is not None:
+                for name, value in values.items():
+                    self._curves.add_scalar(name, value, iteration)
+                self._curves.flush()
 
     def close(self) -> None:
         if self._curves is not None:
-            self._curves.close()
+            with explaining_failure(self._path):
+                self._curves.close()
+
+    def _keep_rows_until(self, iteration: int) -> None:
+        rows = [row for row in read_metrics(self._path) if row["iteration"] <= iteration]
+        self._written = [row.keys() - {"iteration"} for row in rows if row["iteration"] == iteration]
+        with replacing(str(self._path)) as file:
+            file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Read the objects of a metrics file; skip a line that a crash cut off."""
     rows = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            logger.warning("Skipped a line of %s that is cut off.", path)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            # A number of thousands of digits is a ValueError, a line of brackets a RecursionError.
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+                rows.append(row)
+            else:
+                logger.warning("Skipped a line of %s that is cut off.", path)
     return rows
+
+
+@functools.cache
+def _hush_tensorboard() -> None:
+    """Print no traceback of TensorBoard's thread, whose errors come again in the thread that calls TensorBoard."""
+    former = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            former(arguments)
+
+    threading.excepthook = hook

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fcos_core.errors import InputError
+from fcos_core.utils.text import Block, printable
 
 _BODY = "backbone.body."
 _HEAD = "rpn."
@@ -39,7 +40,7 @@ class WeightMatching:
         whole_body = not any(key.startswith(_BODY) for key in self.missing)
         return not self.unexpected and not self.mismatched and (not self.missing or (only_body and whole_body))
 
-    def table(self, source: str) -> str:
+    def table(self, source: str) -> Block:
         """Format the counts and the first names of each kind as lines for the log."""
         mismatched = [f"{key} {_shape(theirs)} -> {_shape(ours)}" for key, theirs, ours in self.mismatched]
         left = "(left at initialization)"
@@ -50,8 +51,8 @@ class WeightMatching:
             ("not wanted", len(self.not_wanted), _examples(self.not_wanted)),
             ("shape mismatch", len(mismatched), _examples(mismatched, left)),
         ]
-        lines = [f"  {name:<14}  {count:>5}  {names}".rstrip() for name, count, names in rows]
-        return "\n".join([f"Weights of {source} into the model:", *lines])
+        lines = [f"  {name:<14}  {count:>5}  {printable(names)}".rstrip() for name, count, names in rows]
+        return Block("\n".join([f"Weights of {printable(source)} into the model:", *lines]))
 
 
 def load_matching_weights(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -119,6 +120,28 @@ def test_noise_statistics_and_averages_resume_exactly(tmp_path):
     assert [row["iteration"] for row in rows[1]] == [1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("period", [3, 4])
+def test_the_medians_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, period):
+    options = TrainingOptions(log_period=period)
+    run(tmp_path / "whole", stop=8, options=options)
+    with pytest.raises(InputError):
+        run(tmp_path / "parts", stop=8, broken=6, options=options)
+    run(tmp_path / "parts", stop=8, options=options)
+    rows = [
+        [{key: row[key] for key in row if key.startswith(("iteration", "loss", "lr"))} for row in read_metrics(path)]
+        for path in (tmp_path / "whole" / "metrics.jsonl", tmp_path / "parts" / "metrics.jsonl")
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 2 + (period == 3)
+
+
+def test_a_value_that_is_no_longer_measured_is_no_longer_written(tmp_path):
+    former = MetricLogger(window_size=3)
+    former.update(loss=2.0, grad_norm=9.0)
+    resumed = MetricLogger(3, former.recent())
+    resumed.update(loss=4.0)
+    assert resumed.medians() == {"loss": 3.0} and str(resumed) == "loss: 3.0000 (4.0000)"
+
+
 def test_average_of_weights_is_the_exponential_one(tmp_path):
     model = Losses()
     options = averaged(model)
@@ -193,6 +216,61 @@ def test_evaluation_comes_by_period_and_at_the_end(tmp_path):
     assert calls == [False, False, True]
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "set/AP" in row]
     assert rows == [{"iteration": iteration, "set/AP": 0.25} for iteration in (2, 4, 5)]
+
+
+def test_an_evaluation_that_a_resumed_run_repeats_has_one_line(tmp_path):
+    options = TrainingOptions(evaluate=lambda finished: {"set/AP": 0.25}, eval_period=2, log_period=2)
+    with pytest.raises(InputError):  # the third iteration follows the evaluation and is never finished
+        run(tmp_path, stop=4, broken=3, options=options)
+    run(tmp_path, stop=4, options=options)
+    rows = [(row["iteration"], "set/AP" in row) for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rows == [(2, False), (2, True), (4, False), (4, True)]
+
+
+@pytest.mark.parametrize("fault", ["deleted", "replaced", "metrics"])
+def test_files_that_go_during_the_run_are_named_and_the_state_is_saved(tmp_path, caplog, fault):
+    folder = tmp_path / "out"
+
+    def spoil():
+        if fault == "metrics":
+            (folder / "metrics.jsonl").unlink()
+            (folder / "metrics.jsonl").mkdir()
+        else:
+            shutil.move(folder, tmp_path / "former")
+        if fault == "replaced":
+            folder.mkdir()
+
+    class Spoiling(Loader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                if batch[2][0] == 3:
+                    spoil()
+                yield batch
+
+    model = Losses()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    checkpointer = DetectronCheckpointer(None, model, optimizer, None, str(folder))
+    scheduler = WarmupMultiStepLR(optimizer, ())
+    words = "metrics.jsonl' cannot be written" if fault == "metrics" else "out' was deleted, moved or replaced"
+    with pytest.raises(InputError, match=words):
+        arguments = {"iteration": 0}
+        options = TrainingOptions(log_period=1)
+        do_train(model, Spoiling(0, 9), optimizer, scheduler, checkpointer, "cpu", 9, arguments, options)
+    assert torch.load(folder / "model_0000003.pth", weights_only=True)["iteration"] == 3
+    assert "iteration 3 is saved" in caplog.text
+
+
+def test_metrics_that_cannot_be_written_are_named_before_training(tmp_path):
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(InputError, match=r"tensorboard' cannot be written"):
+        run(tmp_path, stop=2)
+
+
+@pytest.mark.parametrize("line", ["12", "null", "[]", '{"loss": 1}', '{"iteration": "x"}', "9" * 5000, "[" * 99999])
+def test_lines_that_are_no_metrics_are_skipped(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{line}\n{{"iteration": 1}}\n')
+    assert read_metrics(path) == [{"iteration": 1}]
 
 
 def test_metrics_of_iterations_that_are_trained_again_are_removed(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from fcos_core.engine.watchdog import Watchdog
 from fcos_core.utils import comm
+from fcos_core.utils.process_group import leave_with_launcher
 
 LONG = 60
 
@@ -60,7 +61,7 @@ def test_a_step_that_takes_too_long(start, tmp_path):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_the_loop_waits(start, tmp_path, number):
     process = start(timeout=2 * LONG, seconds=LONG)
     os.kill(process.pid, number)
@@ -69,6 +70,43 @@ def test_a_signal_while_the_loop_waits(start, tmp_path, number):
     assert (tmp_path / "log.txt").read_text() == (
         f"Received {number.name}: process 0 in iteration 3, backward; iteration 2 is saved. Exiting.\n"
     )
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Watchdog(lambda: "saved", LONG):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_process_of_torchrun_leaves_when_torchrun_is_killed(monkeypatch, launched):
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    else:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    reader, writer = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        trainer = os.fork()
+        if trainer == 0:
+            signal.signal(signal.SIGTERM, lambda *_: (os.write(writer, b" saved"), os._exit(0)))
+            leave_with_launcher()
+            os.write(writer, b"began")
+            time.sleep(0.5)
+            os.write(writer, b" went on")
+            os._exit(0)
+        signal.pause()
+    os.close(writer)
+    assert os.read(reader, 5) == b"began"
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    with os.fdopen(reader) as pipe:
+        assert pipe.read() == (" saved" if launched else " went on")
 
 
 def test_a_loop_in_time_is_left_alone(start, tmp_path):

@@ -38,6 +38,73 @@ def rates(order, count=8, **options):
     return seen
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "option", "expected"),
+    [
+        ("SOLVER.WEIGHT_DECAY", 0.25, "weight_decay", [0.0, 0.25, 0.0]),
+        ("SOLVER.WEIGHT_DECAY_BIAS", 0.5, "weight_decay", [0.5, 0.0005, 0.5]),
+        ("SOLVER.MOMENTUM", 0.5, "momentum", [0.5] * 3),
+        ("SOLVER.BASE_LR", 1.0, "lr", [2.0, 1.0, 2.0]),
+        ("SOLVER.BIAS_LR_FACTOR", 4.0, "lr", [0.004, 0.001, 0.004]),
+        ("SOLVER.GAMMA", 0.5, "lr", [0.002, 0.001, 0.002]),
+    ],
+)
+def test_the_config_holds_when_a_training_resumes(key, value, option, expected):
+    states = []
+    for opts in ([], [key, value]):
+        config = cfg.clone()
+        config.merge_from_list(["SOLVER.WARMUP_ITERS", 0, *opts])
+        module = model()
+        optimizer = make_optimizer(config, module)
+        scheduler = make_lr_scheduler(config, optimizer)
+        for part, state in zip((optimizer, scheduler), states, strict=False):
+            part.load_state_dict(state)
+        scheduler.step()
+        if not states:
+            module(torch.ones(2, 3, 1, 1)).square().sum().backward()
+            optimizer.step()
+            states = [copy.deepcopy(optimizer.state_dict()), scheduler.state_dict()]
+    assert [group[option] for group in optimizer.param_groups] == pytest.approx(expected)
+    for number, state in states[0]["state"].items():
+        assert torch.equal(optimizer.state_dict()["state"][number]["momentum_buffer"], state["momentum_buffer"])
+
+
+def test_a_momentum_that_is_switched_off_is_forgotten():
+    states = []
+    for momentum in (0.9, 0.0, 0.9):
+        module = model()
+        optimizer = SGD(module[1].parameters(), lr=0.1, momentum=momentum)
+        for state in states[-1:]:
+            optimizer.load_state_dict(state)
+        if not states:
+            module(torch.ones(2, 3, 1, 1)).square().sum().backward()
+            optimizer.step()
+        states.append(copy.deepcopy(optimizer.state_dict()))
+    assert all("momentum_buffer" in state for state in states[0]["state"].values())
+    assert not any("momentum_buffer" in state for state in states[2]["state"].values())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_the_state_of_another_optimizer_is_refused(kind, steps):
+    parameter = nn.Parameter(torch.ones(2))
+    other = kind([parameter], lr=0.1)
+    for _ in range(steps):
+        parameter.sum().backward()
+        other.step()
+    with pytest.raises(ValueError, match="it is of another kind of optimizer than SGD"):
+        SGD([parameter], lr=0.1).load_state_dict(other.state_dict())
+
+
+def test_the_momentum_of_another_parameter_is_refused():
+    one, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(4))
+    optimizer = SGD([one], lr=0.1, momentum=0.9)
+    one.sum().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"the momentum of a parameter is \(1,\), not \(4,\)"):
+        SGD([other], lr=0.1, momentum=0.9).load_state_dict(optimizer.state_dict())
+
+
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_rates_by_iteration(order):
     # Constant warm-up: a third while the iteration is below 3; a tenth from 5 on, a hundredth from 7 on.

@@ -75,7 +75,7 @@ def test_a_signal_saves_and_leaves(reference, tmp_path, number):
 
 def test_a_damaged_checkpoint_costs_no_more_than_itself(reference, tmp_path):
     shutil.copytree(reference.out, tmp_path / "out")
-    last = tmp_path / "out" / (tmp_path / "out" / "last_checkpoint").read_text()
+    last = tmp_path / "out" / Path((tmp_path / "out" / "last_checkpoint").read_text()).name
     os.truncate(last, last.stat().st_size // 2)
     result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40", "OUTPUT_DIR", str(tmp_path / "out"))
     assert result.returncode == 0, result.stderr
@@ -102,6 +102,20 @@ def test_a_job_whose_worker_is_killed_goes_on_by_itself(reference, pair, tmp_pat
     _, error = training.communicate(timeout=120)
     assert training.returncode == 0, error
     assert (tmp_path / "log.txt").read_text().count("Start training") == 2
+    assert rows(tmp_path) == rows(folder)
+    assert_same_state(tmp_path, folder)
+
+
+def test_a_job_restarted_at_once_after_its_launcher_was_killed_goes_on_alone(reference, pair, tmp_path):
+    folder, words = pair
+    words = (*words, "OUTPUT_DIR", str(tmp_path))
+    training = reference.start("train_net.py", *words, launcher=TWO_PROCESSES)
+    wait_for(lambda: iterations(tmp_path) >= 2)
+    workers = [worker(training.pid, rank) for rank in (0, 1)]
+    training.kill()
+    training.communicate()
+    assert reference.run("train_net.py", *words, launcher=TWO_PROCESSES).returncode == 0
+    assert not any(is_running(pid) for pid in workers)
     assert rows(tmp_path) == rows(folder)
     assert_same_state(tmp_path, folder)
 

@@ -1,8 +1,11 @@
 import logging
+import shutil
 
 import pytest
 
+from fcos_core.errors import InputError
 from fcos_core.utils.logger import setup_logger
+from fcos_core.utils.text import Block
 
 NAME = "logger_test_package"
 
@@ -57,3 +60,38 @@ def test_handlers_of_others_stay():
     setup_logger(NAME, "", 0)
     handlers = setup_logger(NAME, "", 0).handlers
     assert handlers[:-1] == former and mine in former
+
+
+def test_names_from_files_neither_break_lines_nor_command_the_terminal(tmp_path, capsys):
+    logger = setup_logger(NAME, str(tmp_path), 0)
+    logger.info("%s and %r: %.2f of %d", "a\nFAKE INFO: b\x1b[2J", ["c\n"], 0.5, 3)
+    logger.warning("table\n%s", Block("one\ntwo\x1b"))
+    try:
+        raise ValueError("d\x1b")
+    except ValueError as error:
+        logger.exception("%s", error)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(r"INFO: a\nFAKE INFO: b\x1b[2J and ['c\n']: 0.50 of 3")
+    assert lines[1].endswith("WARNING: table") and lines[2:4] == ["one", r"two\x1b"]
+    assert lines[4].endswith(r"ERROR: d\x1b") and lines[5].startswith("Traceback") and lines[-1] == r"ValueError: d\x1b"
+    assert (tmp_path / "log.txt").read_text().splitlines() == lines
+
+
+def test_a_log_that_vanishes_is_named_once_and_costs_nothing_else(tmp_path, capsys):
+    logger = setup_logger(NAME, str(tmp_path / "out"), 0)
+    logger.info("before")
+    shutil.rmtree(tmp_path / "out")
+    for _ in range(2):
+        logger.info("gone")
+    (tmp_path / "out").mkdir()
+    logger.info("back")
+    out, err = capsys.readouterr()
+    assert [line.split()[-1] for line in out.splitlines()] == ["before", "gone", "gone", "back"]
+    assert err.startswith("warning: the log cannot be written any more: ") and "log.txt" in err and err.count("\n") == 1
+    assert (tmp_path / "out" / "log.txt").read_text().split()[-1] == "back"
+
+
+def test_a_log_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(InputError, match=r"log\.txt' cannot be written \(Is a directory\)"):
+        setup_logger(NAME, str(tmp_path), 0)

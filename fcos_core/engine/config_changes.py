@@ -1,0 +1,77 @@
+"""List what changed in the config between the run that saved a checkpoint and the run that resumes from it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from fcos_core.config import Config
+from fcos_core.utils.text import Block, printable
+
+# Far more than any config needs; a file may hold anything.
+_MOST_VALUES = 100_000
+
+logger = logging.getLogger(__name__)
+
+
+def log_changes(cfg: Config, former: str | None, path: str) -> None:
+    """Log in one block, as "KEY: old -> new", what differs from the config of the run that saved a checkpoint.
+
+    Args:
+        cfg: the config of this run, all of whose values hold.
+        former: YAML text of the config of the run that saved the checkpoint; None: an earlier version saved it.
+        path: the checkpoint.
+    """
+    if former is None:
+        logger.info("%s does not hold the config of its run: what has changed since then is not known.", path)
+        return
+    try:
+        changes = list(find_changes(former, cfg.dump()))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        logger.warning("The config in %s cannot be read: %s", path, error)
+        return
+    if changes:
+        rows = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in changes)
+        logger.warning("The config has changed since %s was saved; the new values hold:\n%s", path, Block(rows))
+
+
+def find_changes(former: str, present: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, old value, new value) of every key whose value differs between two configs in YAML.
+
+    A key that only one of them has is shown with "(not set)" for the other.
+
+    Raises:
+        ValueError or yaml.YAMLError: `former` is not the YAML of a config.
+    """
+    old, new = dict(_leaves(_read(former))), dict(_leaves(_read(present)))
+    for key in sorted(old.keys() | new.keys()):
+        values = [repr(values[key]) if key in values else "(not set)" for values in (old, new)]
+        if values[0] != values[1]:
+            yield printable(key), values[0], values[1]
+
+
+def _read(text: str) -> Mapping[str, Any]:
+    tree = yaml.safe_load(text)
+    if not isinstance(tree, Mapping):
+        raise ValueError("it has no sections")
+    _count(tree, _MOST_VALUES)
+    return tree
+
+
+def _count(value: Any, left: int) -> int:
+    """Subtract the number of values below `value` from `left`; a few aliases of aliases can stand for billions."""
+    if left < 0:
+        raise ValueError("it has too many values")
+    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for child in children:
+        left = _count(child, left - 1)
+    return left
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
