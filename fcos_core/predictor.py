@@ -1,7 +1,6 @@
 """Picture in, boxes out."""
 
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from fcos_core.config import Config, cfg
 from fcos_core.data.build import build_normalization
 from fcos_core.data.category_names import category_names
 from fcos_core.data.image_file import read_image, to_rgb
+from fcos_core.data.samplers import same_size_batches
 from fcos_core.data.transforms import resize_pixels, resized_size
 from fcos_core.engine.inference import detect
 from fcos_core.engine.test import load_detector
@@ -74,19 +74,18 @@ class Predictor:
 
     def _detect_all(self, images: Sequence[Picture], bgr: bool) -> list[BoxList]:
         results: dict[int, BoxList] = {}
-        waiting: defaultdict[tuple[int, int], list[_Sample]] = defaultdict(list)
-        for position, picture in enumerate(images):
-            image = _as_rgb(picture, bgr)
-            size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
-            pixels = resize_pixels(torch.from_numpy(np.array(image)), size)
-            same_size = waiting[padded_size([pixels.shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)]
-            same_size.append((position, pixels, image.size))
-            if len(same_size) == self._cfg.TEST.IMS_PER_BATCH:
-                results.update(self._detect_batch(same_size))
-                same_size.clear()
-        for same_size in filter(None, waiting.values()):
-            results.update(self._detect_batch(same_size))
+        samples = (self._sample(position, picture, bgr) for position, picture in enumerate(images))
+        for batch in same_size_batches(samples, self._padded_size, self._cfg.TEST.IMS_PER_BATCH):
+            results.update(self._detect_batch(batch))
         return [results[position] for position in range(len(images))]
+
+    def _sample(self, position: int, picture: Picture, bgr: bool) -> _Sample:
+        image = _as_rgb(picture, bgr, self._cfg.INPUT.MAX_PIXELS)
+        size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
+        return position, resize_pixels(torch.from_numpy(np.array(image)), size), image.size
+
+    def _padded_size(self, sample: _Sample) -> tuple[int, int]:
+        return padded_size([sample[1].shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)
 
     def _detect_batch(self, samples: list[_Sample]) -> dict[int, BoxList]:
         positions, pixels, sizes = zip(*samples, strict=True)
@@ -123,9 +122,9 @@ def _merged(
     return merged
 
 
-def _as_rgb(image: Picture, bgr: bool) -> Image.Image:
+def _as_rgb(image: Picture, bgr: bool, max_pixels: int) -> Image.Image:
     if isinstance(image, (str, os.PathLike)):
-        return read_image(os.fspath(image))
+        return read_image(os.fspath(image), max_pixels=max_pixels)
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, np.ndarray):

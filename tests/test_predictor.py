@@ -171,6 +171,15 @@ def test_names_of_coco_need_no_annotation_file(config):
         (np.zeros((4, 5, 4), np.uint8), r"shape \(4, 5, 4\)"),
         (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
         (np.zeros((4, 5, 3), np.float32), "float32"),
+        (np.zeros((4, 5, 3), np.uint16), "uint16"),
+        (np.zeros((4, 5, 3), bool), "bool"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"shape \(2, 4, 5, 3\)"),
+        (np.array(None), r"object of shape \(\)"),
+        (Image.new("F", (5, 4), 0.5), r"The PIL image cannot be read: its pixels are 32-bit floats"),
+        (Image.new("I", (5, 4), 200), r"The PIL image cannot be read: its pixels are integers"),
+        (Image.new("I;16", (5, 4), 200), r"The PIL image cannot be read: it has 16 bits but no value above 200"),
+        (Image.new("RGB", (0, 4)), "has no pixels"),
+        (".", "it is a folder, not a file"),
         (torch.zeros(3, 4, 5), "not Tensor"),
         (None, "not NoneType"),
         ("nowhere.jpg", r"'nowhere\.jpg' .* cannot be read"),
@@ -180,6 +189,14 @@ def test_what_is_no_picture_is_refused_with_a_sentence(predictor, image, sentenc
     with pytest.raises(InputError, match=sentence) as caught:
         predictor(image)
     assert "SKIP_UNREADABLE" not in str(caught.value)
+
+
+def test_the_limit_of_pixels_holds_for_files_and_names_the_number_to_write(config, weights, tmp_path):
+    picture().save(tmp_path / "i.png")
+    small = config.clone()
+    small.INPUT.MAX_PIXELS = 4000
+    with pytest.raises(InputError, match=r"i\.png.* set INPUT\.MAX_PIXELS 4800\."):
+        Predictor(small, weights, compile=False)(tmp_path / "i.png")
 
 
 def test_a_predictor_without_config_or_weights_says_what_to_give(config):

@@ -1,5 +1,6 @@
 """Check the values of the configuration; the table RULES lists every rule."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -31,7 +32,11 @@ def check_values(cfg: Config) -> None:
         value = cfg
         for name in key.split("."):
             value = value[name]
-        require(rule.holds(value, cfg), key, value, rule.wanted)
+        try:
+            holds = rule.holds(value, cfg)
+        except (TypeError, ValueError, OverflowError):  # a script set the key to a value of another type
+            holds = False
+        require(holds, key, value, rule.wanted)
 
 
 def _rule(holds: Callable[[Any], bool], wanted: str) -> Rule:
@@ -39,7 +44,27 @@ def _rule(holds: Callable[[Any], bool], wanted: str) -> Rule:
 
 
 def _at_least(least: float, unit: str = "") -> Rule:
-    return _rule(lambda value: value >= least, f"{least} or more{unit}")
+    return _rule(lambda value: _is_number(value) and value >= least, f"{least} or more{unit}")
+
+
+def _integer(least: int, unit: str = "", most: int = 2**31 - 1) -> Rule:
+    """Make a rule for integers from `least`; no number of iterations, images or pixels is above `most`."""
+    return _rule(
+        lambda value: _are_integers([value]) and least <= value <= most,
+        f"an integer, {least} or more{unit} (at most {most})",
+    )
+
+
+def _between(least: float, most: float, wanted: str) -> Rule:
+    return _rule(lambda value: _is_number(value) and least <= value <= most, wanted)
+
+
+def _only(value: Any, reason: str) -> Rule:
+    return _rule(lambda other: type(other) is type(value) and other == value, f"{value}. {reason}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _one_of(choices: tuple[str, ...]) -> Rule:
@@ -50,12 +75,20 @@ def _are_integers(values: Any) -> bool:
     return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
+def _are_increasing(values: Any) -> bool:
+    return _are_integers(values) and list(values) == sorted(values) and min(values, default=0) >= 0
+
+
+def _is_channels(value: Any) -> bool:
+    return _are_positive_integers([value]) and value % 32 == 0
+
+
 def _are_three_numbers(values: Any) -> bool:
-    return len(values) == 3 and all(isinstance(value, (int, float)) for value in values)
+    return len(values) == 3 and all(map(_is_number, values))
 
 
 def _are_positive_integers(values: Any) -> bool:
-    return len(values) > 0 and _are_integers(values) and min(values) >= 1
+    return len(values) > 0 and _are_integers(values) and min(values) >= 1 and max(values) < 2**31
 
 
 def _are_four_stages(values: Any) -> bool:
@@ -67,83 +100,172 @@ def _grow_by_one(values: Any) -> bool:
 
 
 def _is_size_range(values: Any) -> bool:
-    return len(values) == 2 and _are_integers(values) and (values[0] == -1 or 1 <= values[0] <= values[1])
+    return len(values) == 2 and _are_integers(values) and (tuple(values) == (-1, -1) or 1 <= values[0] <= values[1])
 
 
 def _are_ranges(values: Any, cfg: Config) -> bool:
     pairs = all(isinstance(limits, (list, tuple)) and len(limits) == 2 for limits in values)
-    return not values or (pairs and len(values) == len(cfg.MODEL.FCOS.FPN_STRIDES))
+    return not values or (pairs and len(values) == len(cfg.MODEL.FCOS.FPN_STRIDES) and all(map(_is_range, values)))
+
+
+def _is_range(limits: Any) -> bool:
+    return all(map(_is_number, limits)) and limits[0] < limits[1]
+
+
+def _are_expected_results(rows: Any) -> bool:
+    """Check ("bbox", metric, mean, deviation); published scripts write mean and deviation as a pair."""
+    return all(
+        isinstance(row, (list, tuple)) and len(row) >= 3 and _are_texts(row[:2]) and _are_two_numbers(row[2:])
+        for row in rows
+    )
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
+
+
+def _are_two_numbers(values: Any) -> bool:
+    values = values[0] if len(values) == 1 else values
+    return len(values) == 2 and all(map(_is_number, values))
 
 
 def _trains_batch_norm(cfg: Config) -> bool:
     return bool(cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN)
 
 
+# What the keys under "Accepted" in defaults.py would ask for.
+_NO_OTHER_DETECTOR = "Only FCOS is built here: no other detector, no masks and no keypoints"
+_NO_DEFORMABLE = "Deformable convolutions are not built yet"
+
+# The text "False", which a script may have read from somewhere, would count as True.
+_SWITCHES = (
+    "MODEL.SYNCBN",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.HRNET.TRAIN_BN",
+    "MODEL.FCOS.NORM_REG_TARGETS",
+    "MODEL.FCOS.CENTERNESS_ON_REG",
+    "MODEL.FCOS.USE_DCN_IN_TOWER",
+    "INPUT.TO_BGR255",
+    "DATALOADER.ASPECT_RATIO_GROUPING",
+    "DATALOADER.PAD_TO_FIXED_SIZE",
+    "DATALOADER.KEEP_EMPTY_IMAGES",
+    "DATALOADER.SKIP_UNREADABLE",
+    "DATALOADER.CHECK_IMAGES",
+    "SOLVER.CHANNELS_LAST",
+    "SOLVER.COMPILE",
+    "TEST.COMPILE",
+    "TEST.USE_EMA",
+    "TEST.BBOX_AUG.H_FLIP",
+    "TEST.BBOX_AUG.SCALE_H_FLIP",
+)
+
 RULES: dict[str, Rule] = {
-    "SEED": _at_least(0),
-    "DISTRIBUTED.TIMEOUT": _rule(lambda seconds: seconds > 0, "seconds, more than 0"),
-    "MODEL.DEVICE": _rule(lambda name: name == "cpu" or name.partition(":")[0] == "cuda", "cpu or cuda"),
+    "SEED": _integer(0, most=2**63 - 1),
+    "DISTRIBUTED.TIMEOUT": _rule(lambda seconds: _is_number(seconds) and 0 < seconds < 2**31, "seconds, more than 0"),
+    "MODEL.DEVICE": _rule(
+        lambda name: isinstance(name, str) and (name == "cpu" or name.partition(":")[0] == "cuda"), "cpu or cuda"
+    ),
     # Activation checkpointing runs a stage twice, so a BatchNorm that is trained would track its statistics twice.
     "MODEL.BACKBONE.CHECKPOINT_STAGES": Rule(
         lambda stages, cfg: all(stage in (1, 2, 3, 4) for stage in stages) and not (stages and _trains_batch_norm(cfg)),
         "stages of 1 to 4, such as (2, 3, 4), or () if BatchNorms are trained (SYNCBN, TRAIN_BN)",
     ),
-    "MODEL.HRNET.STEM_CHANNELS": _at_least(1),
-    "MODEL.HRNET.STAGE1_CHANNELS": _at_least(1),
+    "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": _integer(-1, most=5),
+    "MODEL.RESNETS.NUM_GROUPS": _integer(1),
+    "MODEL.RESNETS.WIDTH_PER_GROUP": _integer(1),
+    "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": _rule(_is_channels, "a multiple of 32, the groups of the norms"),
+    "MODEL.RESNETS.STAGE_WITH_DCN": _rule(
+        lambda stages: all(stage is False for stage in stages), f"(False, False, False, False). {_NO_DEFORMABLE}"
+    ),
+    "MODEL.RESNETS.WITH_MODULATED_DCN": _only(False, _NO_DEFORMABLE),
+    "MODEL.RESNETS.DEFORMABLE_GROUPS": _only(1, _NO_DEFORMABLE),
+    "MODEL.HRNET.WIDTH": _integer(0),
+    "MODEL.HRNET.STEM_CHANNELS": _integer(1),
+    "MODEL.HRNET.STAGE1_CHANNELS": _integer(1),
     "MODEL.HRNET.NUM_MODULES": _rule(_are_four_stages, "four positive integers, one for each stage"),
     "MODEL.HRNET.NUM_BLOCKS": _rule(_are_four_stages, "four positive integers, one for each stage"),
     "MODEL.HRNET.NUM_BRANCHES": _rule(
         _grow_by_one, "four integers that start at 1 and grow by at most 1 from stage to stage"
     ),
     "MODEL.HRNET.FPN.TYPE": _one_of(("HRFPN",)),
-    "MODEL.HRNET.FPN.CONV_STRIDE": _rule(lambda stride: stride in (1, 2), "1 or 2"),
-    "MODEL.FCOS.NUM_CLASSES": _at_least(2, ", because it counts the background"),
+    "MODEL.HRNET.FPN.OUT_CHANNEL": _rule(_is_channels, "a multiple of 32, the groups of the norms"),
+    "MODEL.HRNET.FPN.CONV_STRIDE": _integer(1, most=2),
+    "MODEL.FCOS.NUM_CLASSES": _integer(2, ", because it counts the background"),
+    "MODEL.FCOS.FPN_STRIDES": _rule(_are_positive_integers, "the strides of 5 or 6 levels"),
     "MODEL.FCOS.TARGET_ASSIGN": Rule(
-        _are_ranges, "5 pairs for 5 levels of FPN_STRIDES, 6 pairs for 6 levels, or [] for the published ranges"
+        _are_ranges,
+        "5 pairs (lowest, highest) for 5 levels of FPN_STRIDES, 6 pairs for 6 levels, or [] for the published ranges",
     ),
-    "MODEL.FCOS.NUM_CONVS": _at_least(0),
-    "MODEL.FCOS.PRIOR_PROB": _rule(lambda prob: 0 < prob < 1, "a probability between 0 and 1"),
+    "MODEL.FCOS.NUM_CONVS": _integer(0),
+    "MODEL.FCOS.PRIOR_PROB": _rule(lambda prob: _is_number(prob) and 0 < prob < 1, "a probability between 0 and 1"),
     "MODEL.FCOS.LOSS_GAMMA": _at_least(0),
-    "MODEL.FCOS.LOSS_ALPHA": _rule(lambda alpha: 0 <= alpha <= 1, "0 to 1"),
-    "MODEL.FCOS.NMS_TH": _at_least(0),
-    "MODEL.FCOS.PRE_NMS_TOP_N": _at_least(1),
+    "MODEL.FCOS.LOSS_ALPHA": _between(0, 1, "0 to 1"),
+    "MODEL.FCOS.INFERENCE_TH": _rule(lambda prob: _is_number(prob) and 0 <= prob < 1, "a probability below 1"),
+    "MODEL.FCOS.NMS_TH": _between(0, 1, "an IoU from 0 to 1"),
+    "MODEL.FCOS.PRE_NMS_TOP_N": _integer(1),
+    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _at_least(0),
     "INPUT.MIN_SIZE_TRAIN": _rule(_are_positive_integers, "one or more integers of at least 1"),
     "INPUT.MIN_SIZE_RANGE_TRAIN": _rule(_is_size_range, "(lowest, highest), or (-1, -1) to use MIN_SIZE_TRAIN"),
-    "INPUT.MAX_SIZE_TRAIN": _at_least(1),
-    "INPUT.MIN_SIZE_TEST": _at_least(1),
-    "INPUT.MAX_SIZE_TEST": _at_least(1),
-    "INPUT.FLIP_PROB_TRAIN": _rule(lambda prob: 0 <= prob <= 1, "a probability from 0 to 1"),
+    "INPUT.MAX_SIZE_TRAIN": _integer(1),
+    "INPUT.MIN_SIZE_TEST": _integer(1),
+    "INPUT.MAX_SIZE_TEST": _integer(1),
+    "INPUT.MAX_PIXELS": _integer(1),
+    "INPUT.FLIP_PROB_TRAIN": _between(0, 1, "a probability from 0 to 1"),
     "INPUT.PIXEL_MEAN": _rule(_are_three_numbers, "three numbers"),
-    "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and all(std), "three numbers other than 0"),
-    "DATALOADER.NUM_WORKERS": _at_least(0),
+    "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and min(std) > 0, "three numbers above 0"),
+    "DATASETS.TRAIN": _rule(_are_texts, "names of datasets, such as ('coco_2017_train',)"),
+    "DATASETS.TEST": _rule(_are_texts, "names of datasets, such as ('coco_2017_val',)"),
+    "DATALOADER.NUM_WORKERS": _integer(0),
     "DATALOADER.SIZE_DIVISIBILITY": _rule(
-        lambda step: step >= 32 and step % 32 == 0, "a multiple of 32; 32 is the least that the networks can take"
+        lambda step: _are_positive_integers([step]) and step % 32 == 0,
+        "a multiple of 32; 32 is the least that the networks can take",
     ),
+    "SOLVER.MAX_ITER": _integer(1),
     "SOLVER.BASE_LR": _at_least(0),
     "SOLVER.BIAS_LR_FACTOR": _at_least(0),
     "SOLVER.WEIGHT_DECAY": _at_least(0),
     "SOLVER.WEIGHT_DECAY_BIAS": _at_least(0),
-    "SOLVER.MOMENTUM": _at_least(0),
-    "SOLVER.STEPS": _rule(
-        lambda steps: _are_integers(steps) and list(steps) == sorted(steps), "iterations in increasing order"
-    ),
+    "SOLVER.MOMENTUM": _rule(lambda momentum: _is_number(momentum) and 0 <= momentum < 1, "0, or a number below 1"),
+    "SOLVER.GAMMA": _at_least(0),
+    "SOLVER.STEPS": _rule(_are_increasing, "iterations in increasing order"),
+    "SOLVER.WARMUP_FACTOR": _at_least(0),
+    "SOLVER.WARMUP_ITERS": _integer(0),
     "SOLVER.WARMUP_METHOD": _one_of(WARMUP_METHODS),
-    "SOLVER.CHECKPOINT_PERIOD": _at_least(1),
-    "SOLVER.CHECKPOINT_KEEP_LAST": _at_least(0),
-    "SOLVER.LOG_PERIOD": _at_least(1),
-    "SOLVER.ACCUMULATE_STEPS": _at_least(1),
+    "SOLVER.CHECKPOINT_PERIOD": _integer(1),
+    "SOLVER.CHECKPOINT_KEEP_LAST": _integer(0),
+    "SOLVER.LOG_PERIOD": _integer(1),
+    "SOLVER.IMS_PER_BATCH": _integer(1),
+    "SOLVER.ACCUMULATE_STEPS": _integer(1),
     "SOLVER.PRECISION": _one_of(TRAINING_PRECISIONS),
     "SOLVER.CLIP_GRADIENT_NORM": _at_least(0),
-    "SOLVER.EMA_DECAY": _rule(lambda decay: 0 <= decay < 1, "0, or a number below 1 such as 0.9998"),
-    "TEST.IMS_PER_BATCH": _at_least(1),
+    "SOLVER.EMA_DECAY": _rule(
+        lambda decay: _is_number(decay) and 0 <= decay < 1, "0, or a number below 1 such as 0.9998"
+    ),
+    "SOLVER.DCONV_OFFSETS_LR_FACTOR": _at_least(0),
+    "TEST.IMS_PER_BATCH": _integer(1),
     "TEST.PRECISION": Rule(
         lambda precision, cfg: precision == "float32" or (precision in INFERENCE_PRECISIONS and cfg.TEST.COMPILE),
         f"float32, or set TEST.COMPILE True and write one of {', '.join(INFERENCE_PRECISIONS[1:])}",
     ),
-    "TEST.DETECTIONS_PER_IMG": _at_least(1),
-    "TEST.EVAL_PERIOD": _at_least(0),
+    "TEST.DETECTIONS_PER_IMG": _integer(1),
+    "TEST.EVAL_PERIOD": _integer(0),
     "TEST.BEST_METRIC": _rule(
         lambda metric: metric in ("", *METRICS), f"one of {', '.join(METRICS)}, or '' to save no best model"
     ),
     "TEST.EVALUATOR": _one_of(EVALUATORS),
+    **dict.fromkeys(_SWITCHES, _rule(lambda value: value in (True, False), "True or False")),
+    "TEST.EXPECTED_RESULTS": _rule(_are_expected_results, 'entries such as ["bbox", "AP", 0.377, 0.002]'),
+    "TEST.EXPECTED_RESULTS_SIGMA_TOL": _at_least(0),
+    "TEST.BBOX_AUG.SCALES": _rule(lambda sizes: sizes == () or _are_positive_integers(sizes), "integers of at least 1"),
+    "TEST.BBOX_AUG.MAX_SIZE": _integer(1),
+    "MODEL.META_ARCHITECTURE": _only("GeneralizedRCNN", _NO_OTHER_DETECTOR),
+    "MODEL.RPN_ONLY": _only(True, _NO_OTHER_DETECTOR),
+    "MODEL.FCOS_ON": _only(True, _NO_OTHER_DETECTOR),
+    "MODEL.RETINANET_ON": _only(False, _NO_OTHER_DETECTOR),
+    "MODEL.MASK_ON": _only(False, _NO_OTHER_DETECTOR),
+    "MODEL.KEYPOINT_ON": _only(False, _NO_OTHER_DETECTOR),
+    "MODEL.CLS_AGNOSTIC_BBOX_REG": _only(False, _NO_OTHER_DETECTOR),
+    "MODEL.RETINANET.USE_C5": _only(False, "P6 is always computed from P5"),
+    "MODEL.USE_SYNCBN": _only(False, "It is not built yet; HRNet models take MODEL.SYNCBN"),
+    "TEST.BBOX_AUG.ENABLED": _only(False, "Test-time augmentation is not built yet"),
 }

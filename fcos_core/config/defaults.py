@@ -1,7 +1,8 @@
 """Every configuration key with its default, its unit and its meaning.
 
 A key whose name ends in _TRAIN or _TEST is used in that phase only. Sizes are in pixels.
-The keys under "Accepted" appear in published YAML files and scripts; their published values have no effect.
+The keys under "Accepted" appear in published YAML files and scripts; their published values have no effect. In a YAML
+file, MODEL.WEIGHT, TEST.BEST_METRIC and lists may be left empty. A path may start with ~, the home folder.
 """
 
 import torch
@@ -119,6 +120,9 @@ _C.INPUT.MAX_SIZE_TRAIN = 1333
 # Shorter side in testing, and cap on the longer side.
 _C.INPUT.MIN_SIZE_TEST = 800
 _C.INPUT.MAX_SIZE_TEST = 1333
+# Width times height of the largest image that is decoded. A larger one counts as an image that cannot be read, because
+# a small damaged or hostile file can claim any size. Decoding takes 3 bytes a pixel, or more.
+_C.INPUT.MAX_PIXELS = 178956970
 # Probability of a horizontal flip in training.
 _C.INPUT.FLIP_PROB_TRAIN = 0.5
 # Mean and standard deviation of each channel, in the channel order and the range that TO_BGR255 selects. The mean is
@@ -158,6 +162,9 @@ _C.DATALOADER.KEEP_EMPTY_IMAGES = False
 # True: an image that cannot be read is skipped and counted; in training the next readable image of the dataset
 # replaces it. False: an image that cannot be read ends the run.
 _C.DATALOADER.SKIP_UNREADABLE = False
+# True: before a training starts, its workers decode every image of the training and test datasets once, and all images
+# that cannot be read are named together: in an error, or with SKIP_UNREADABLE in the log.
+_C.DATALOADER.CHECK_IMAGES = False
 
 # --------------------------------------------------------------------------------------------- solver
 _C.SOLVER = Config()
@@ -210,8 +217,9 @@ _C.SOLVER.DCONV_OFFSETS_LR_FACTOR = 1.0
 
 # ----------------------------------------------------------------------------------------------- test
 _C.TEST = Config()
-# Images per batch of one process. The processes take whole batches in turn, so the batches, and therefore the padding
-# of each image, are the same for any number of processes.
+# Images per batch of one process. Only images that have the same padded size alone share a batch, and the processes
+# take whole batches in turn: the detections of an image do not depend on this number or on the number of processes,
+# up to float32 rounding.
 _C.TEST.IMS_PER_BATCH = 8
 # True: test_net.py compiles the detector before testing. It becomes faster and finds the same detections up to float32
 # rounding (1e-4 in score). False: it runs as in training. Evaluations during training never compile the detector.

@@ -53,6 +53,7 @@ def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset | OwnDa
         is_train=is_train,
         keep_empty=cfg.DATALOADER.KEEP_EMPTY_IMAGES,
         check_files=not cfg.DATALOADER.SKIP_UNREADABLE,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
     )
     check_num_classes(dataset, cfg.MODEL.FCOS.NUM_CLASSES, name)
     return dataset

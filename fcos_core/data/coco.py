@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
 from fcos_core.data.coco_json import COCOTable, read_coco_json
-from fcos_core.data.image_file import UnreadableImageError, read_image
+from fcos_core.data.image_file import MAX_PIXELS, UnreadableImageError, read_image
 from fcos_core.errors import InputError
 from fcos_core.published_scripts.dataset_names import PublishedDatasetNames
 from fcos_core.structures.bounding_box import BoxList
@@ -40,7 +40,8 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         ann_file: JSON in COCO format.
         is_train: keep only images with an annotation, crowd ones included, wider and higher than 1 pixel.
         keep_empty: with `is_train`, keep the other images too.
-        check_files: check once that the file of every kept image exists.
+        check_files: check once that the file of every kept image exists, and that its annotated size may be read.
+        max_pixels: width times height of the largest image that is read (INPUT.MAX_PIXELS).
 
     Attributes:
         image_sizes: (N, 2) int64, width and height in pixels that the annotation file gives.
@@ -60,9 +61,11 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         is_train: bool = False,
         keep_empty: bool = False,
         check_files: bool = True,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.img_dir = img_dir
         self.ann_file = ann_file
+        self._max_pixels = max_pixels
         self._table = read_coco_json(ann_file)
         self._kept = _kept_rows(self._table, is_train, keep_empty)
         self.image_sizes = self._table.sizes[self._kept]
@@ -76,6 +79,7 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
             )
         if check_files:
             self._check_files()
+            self._check_pixels()
         flat = int((self._table.boxes[:, 2:] == 0).any(axis=1).sum())
         if flat:
             logger.warning("%d boxes of '%s' have no width or no height and are left out.", flat, ann_file)
@@ -92,10 +96,11 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         """
         width, height = self.image_sizes[index].tolist()
         try:
-            return read_image(self.image_path(index), (width, height)), self.ground_truth(index)
+            image = read_image(self.image_path(index), (width, height), self._max_pixels)
         except UnreadableImageError as error:
-            advice = "Copy it again, take it out of the annotations or set DATALOADER.SKIP_UNREADABLE True."
-            raise UnreadableImageError(f"{error} {advice}") from error
+            others = "take it out of the annotations or set DATALOADER.SKIP_UNREADABLE True"
+            raise UnreadableImageError(error.fault, f"{error.remedy}, {others}") from error
+        return image, self.ground_truth(index)
 
     def image_id(self, index: int) -> int:
         """Return the annotation file's id of image `index`."""
@@ -138,7 +143,15 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         present: dict[str, set[str]] = {}
         missing: list[int] = []
         for index in range(len(self)):
-            folder, name = os.path.split(self.image_path(index))
+            path = self.image_path(index)
+            try:
+                os.fsencode(path)
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"'{self.ann_file}': the path of image {self.image_id(index)}, {path!a}, cannot be a file name in "
+                    f"the encoding {error.encoding}: set the environment variable PYTHONUTF8=1, or rename it."
+                ) from error
+            folder, name = os.path.split(path)
             if folder not in present:
                 present[folder] = _list_folder(folder)
             if name not in present[folder]:
@@ -149,6 +162,16 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
                 f"{len(missing)} of {len(self)} images of '{self.ann_file}' are missing, the first is image "
                 f"{self.image_id(first)}, {os.path.abspath(self.image_path(first))}: restore them, correct the "
                 "dataset's img_dir or set DATALOADER.SKIP_UNREADABLE True."
+            )
+
+    def _check_pixels(self) -> None:
+        pixels = self.image_sizes.prod(axis=1)
+        if len(pixels) and pixels.max() > self._max_pixels:
+            largest = int(pixels.argmax())
+            raise InputError(
+                f"Image {self.image_id(largest)} of '{self.ann_file}', {self.image_path(largest)}, has "
+                f"{pixels[largest]} pixels, more than INPUT.MAX_PIXELS {self._max_pixels}: set INPUT.MAX_PIXELS "
+                f"{pixels[largest]}, take the image out of the annotations or set DATALOADER.SKIP_UNREADABLE True."
             )
 
 

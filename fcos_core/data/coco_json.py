@@ -1,23 +1,35 @@
 """Read an annotation file in COCO format, check it and keep it as arrays."""
 
-import json
+import logging
 import os
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from fcos_core.data.json_stream import read_members
+from fcos_core.data.json_fields import (
+    Entry,
+    box_fault,
+    is_integer,
+    numbered_entries,
+    read_integer,
+    read_text,
+    shown,
+    state,
+)
+from fcos_core.data.json_stream import explain_broken_json, read_members
 from fcos_core.errors import InputError
 
 # Stands for the id of an annotation without an id or with an id that is not an integer.
 _NO_ID = -(2**63)
+# COCO's metrics ignore an object of a larger area, in square pixels, and so would every AP.
+_MOST_AREA = 1e10
 
-Entry = dict[str, Any]
+logger = logging.getLogger(__name__)
+
 NumberedEntries = Iterator[tuple[int, Entry]]
 # Id, (width, height) in pixels and file name.
 ImageRow = tuple[int, tuple[int, int], str]
@@ -86,13 +98,14 @@ class COCOTable:
 def read_coco_json(ann_file: str) -> COCOTable:
     """Read and check the annotation file `ann_file`, an entry at a time.
 
-    Polygons are not kept. An annotation may lack `id`, `area` and `iscrowd`. The key `annotations` may be absent,
-    and then `categories` too.
+    Polygons are not kept. An annotation may lack `id`, `area` and `iscrowd`. An integer may be written as 7.0. The key
+    `annotations` may be absent, and then `categories` too.
 
     Raises:
-        InputError: the file is missing or not JSON; images, categories or one of their fields are missing; two
-            entries have the same id; an annotation names an unknown image or category, or its box is not four
-            finite numbers with a width and a height of at least 0.
+        InputError: the file is missing or not JSON; a section stands twice; images, categories or one of their fields
+            are missing; two entries have the same id; an annotation names an unknown image or category, or its box is
+            not four numbers of pixels with a width and a height of at least 0; another number is of a wrong type, sign
+            or range.
     """
     sections = _read_sections(ann_file)
     if sections.images is None:
@@ -112,7 +125,7 @@ def read_coco_json(ann_file: str) -> COCOTable:
         sizes=np.array(sizes, dtype=np.int64),
         file_names=np.array(file_names),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        annotation_ids=annotations.unique_ids()[order],
+        annotation_ids=annotations.unique_ids(ann_file)[order],
         boxes=annotations.boxes_array()[order],
         labels=category_of[order] + 1,
         crowd=np.array(annotations.crowd, dtype=bool)[order],
@@ -139,74 +152,40 @@ def _read_sections(ann_file: str) -> _Sections:
             "correct DATASETS.DATA_DIR or the dataset's ann_file."
         )
     sections = _Sections()
-    try:
-        with open(ann_file, "rb") as file:
-            for key, value in read_members(file):
-                if key == "images":
-                    sections.images = _read_images(_entries(value, key, ann_file), ann_file)
-                elif key == "categories":
-                    sections.categories = _read_categories(_entries(value, key, ann_file), ann_file)
-                elif key == "annotations":
-                    sections.annotations = _read_annotations(_entries(value, key, ann_file), ann_file)
-    except InputError:
-        raise
-    except json.JSONDecodeError:
-        _explain_broken(ann_file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(ann_file, error) from error
+    seen: set[str] = set()
+    with explain_broken_json("annotation file", ann_file), open(ann_file, "rb") as file:
+        for key, value in read_members(file):
+            if key is None:
+                kind = "list" if isinstance(value, Iterator) else "single value"
+                raise InputError(
+                    f"The annotation file '{ann_file}' must be a JSON object with images, annotations and categories; "
+                    f"it is a {kind}: give the ground truth in COCO format."
+                )
+            if key in seen:
+                raise InputError(f"The annotation file '{ann_file}' has '{key}' twice: make one of them.")
+            seen.add(key)
+            if key == "images":
+                sections.images = _read_images(numbered_entries(value, key, ann_file), ann_file)
+            elif key == "categories":
+                sections.categories = _read_categories(numbered_entries(value, key, ann_file), ann_file)
+            elif key == "annotations":
+                sections.annotations = _read_annotations(numbered_entries(value, key, ann_file), ann_file)
     return sections
-
-
-def _explain_broken(ann_file: str) -> NoReturn:
-    """Read a file that is not a JSON object once more, as a whole, to find the line and column of the fault."""
-    try:
-        with open(ann_file, "rb") as file:
-            tree = json.loads(file.read())
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"The annotation file '{ann_file}' is not valid JSON at line {error.lineno}, column {error.colno} "
-            f"(character {error.pos}): {error.msg}. It may be cut short: copy or export it again."
-        ) from error
-    except ValueError as error:
-        raise _unreadable(ann_file, error) from error
-    raise InputError(
-        f"The annotation file '{ann_file}' must be a JSON object with images, annotations and categories; "
-        f"it is a {type(tree).__name__}: give the ground truth in COCO format."
-    )
-
-
-def _unreadable(ann_file: str, error: Exception) -> InputError:
-    return InputError(f"The annotation file '{ann_file}' cannot be read as JSON: {error}. Copy or export it again.")
 
 
 def _no_section(key: str, ann_file: str) -> InputError:
     return InputError(f"The annotation file '{ann_file}' has no '{key}': give a COCO file, where '{key}' is a list.")
 
 
-def _entries(value: object, key: str, ann_file: str) -> NumberedEntries:
-    """Yield the entries of a section, numbered from 1."""
-    if not isinstance(value, Iterator):
-        raise InputError(
-            f"The annotation file '{ann_file}' has '{key}' that is not a list: give a COCO file, where '{key}' is "
-            "a list."
-        )
-    for number, entry in enumerate(value, start=1):
-        if not isinstance(entry, dict):
-            raise InputError(
-                f"'{ann_file}': entry {number} of '{key}' is {entry!r}: each entry must be an object with fields."
-            )
-        yield number, entry
-
-
 def _read_images(entries: NumberedEntries, ann_file: str) -> list[ImageRow]:
     """Return the images in the order of their ids."""
     rows = []
     for number, entry in entries:
-        image_id = _integer(entry, "id", f"entry {number} of 'images'", ann_file)
+        image_id = read_integer(entry, "id", f"entry {number} of 'images'", ann_file)
         owner = f"image {image_id}"
-        width = _integer(entry, "width", owner, ann_file, least=1)
-        height = _integer(entry, "height", owner, ann_file, least=1)
-        rows.append((image_id, (width, height), _text(entry, "file_name", owner, ann_file)))
+        width = read_integer(entry, "width", owner, ann_file, least=1)
+        height = read_integer(entry, "height", owner, ann_file, least=1)
+        rows.append((image_id, (width, height), read_text(entry, "file_name", owner, ann_file)))
     if not rows:
         raise InputError(f"The annotation file '{ann_file}' lists no images: give a file that does.")
     _check_unique([row[0] for row in rows], "image", ann_file)
@@ -217,8 +196,8 @@ def _read_categories(entries: NumberedEntries, ann_file: str) -> dict[int, str]:
     """Return the category names by id."""
     rows = []
     for number, entry in entries:
-        category_id = _integer(entry, "id", f"entry {number} of 'categories'", ann_file)
-        rows.append((category_id, _text(entry, "name", f"category {category_id}", ann_file)))
+        category_id = read_integer(entry, "id", f"entry {number} of 'categories'", ann_file)
+        rows.append((category_id, read_text(entry, "name", f"category {category_id}", ann_file)))
     if not rows:
         raise InputError(f"The annotation file '{ann_file}' lists no categories: name at least one.")
     _check_unique([row[0] for row in rows], "category", ann_file)
@@ -230,7 +209,7 @@ def _read_annotations(entries: NumberedEntries, ann_file: str) -> "_Annotations"
     for number, entry in entries:
         fault = _annotation_fault(entry)
         if fault:
-            which = entry.get("id", f"number {number} (it has no id)")
+            which = shown(entry["id"]) if "id" in entry else f"number {number} (it has no id)"
             raise InputError(f"'{ann_file}': annotation {which} {fault}.")
         annotations.append(entry)
     return annotations
@@ -243,12 +222,17 @@ class _Annotations:
         self.ids, self.image_ids, self.category_ids = array("q"), array("q"), array("q")
         self.boxes, self.areas = array("d"), array("d")
         self.crowd = bytearray()
+        self._odd_id = ""  # what an annotation has whose id is not an integer
 
     def append(self, entry: Entry) -> None:
         own_id, area = entry.get("id"), entry.get("area")
-        self.ids.append(own_id if _is_integer(own_id) else _NO_ID)
-        self.image_ids.append(entry["image_id"])
-        self.category_ids.append(entry["category_id"])
+        if is_integer(own_id):
+            self.ids.append(int(own_id))
+        else:
+            self.ids.append(_NO_ID)
+            self._odd_id = self._odd_id or state(entry, "id")
+        self.image_ids.append(int(entry["image_id"]))
+        self.category_ids.append(int(entry["category_id"]))
         self.boxes.extend(entry["bbox"])
         self.areas.append(float("nan") if area is None else area)
         self.crowd.append(bool(entry.get("iscrowd")))
@@ -281,14 +265,16 @@ class _Annotations:
     def areas_array(self) -> np.ndarray:
         """Return the (M,) areas, with the box's area where the file gives none."""
         areas, boxes = np.array(self.areas, dtype=np.float64), self.boxes_array()
-        return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+        return np.where(np.isnan(areas), np.minimum(boxes[:, 2] * boxes[:, 3], _MOST_AREA), areas)
 
-    def unique_ids(self) -> np.ndarray:
+    def unique_ids(self, ann_file: str) -> np.ndarray:
         """Return the file's ids if they are unique and positive, and 1 to M otherwise."""
         ids = np.array(self.ids, dtype=np.int64)
         # pycocotools marks unmatched detections with id 0, so a detection of annotation 0 would count as false.
         if (ids > 0).all() and len(np.unique(ids)) == len(ids):
             return ids
+        reason = f"one {self._odd_id}" if self._odd_id else "they repeat or are below 1"
+        logger.info("The annotations of '%s' are numbered anew, from 1, because of their ids: %s.", ann_file, reason)
         return np.arange(1, len(ids) + 1, dtype=np.int64)
 
 
@@ -306,64 +292,31 @@ def _check_unique(ids: Sequence[int], kind: str, ann_file: str) -> None:
         raise InputError(f"'{ann_file}': {kind} id {most} appears {count} times: give each {kind} its own id.")
 
 
-def _integer(entry: Entry, key: str, owner: str, ann_file: str, least: int | None = None) -> int:
-    """Return the integer under `key` of the entry that messages call `owner`."""
-    value = entry.get(key)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not _is_integer(value) or (least is not None and value < least):
-        kind = "an integer" if least is None else f"an integer of at least {least}"
-        state = f"has {key} {value!r}" if key in entry else f"has no {key}"
-        raise InputError(f"'{ann_file}': {owner} {state}: give {kind}.")
-    return value
-
-
-def _text(entry: Entry, key: str, owner: str, ann_file: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        state = f"has {key} {value!r}" if key in entry else f"has no {key}"
-        raise InputError(f"'{ann_file}': {owner} {state}: give a text that is not empty.")
-    return value
-
-
-def _is_integer(value: object) -> TypeGuard[int]:
-    # Larger integers do not fit into the int64 arrays.
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_finite(value: float) -> bool:
-    # math.isfinite would raise an error for integers beyond the range of floats.
-    return abs(value) <= sys.float_info.max
-
-
 def _annotation_fault(entry: Entry) -> str | None:
     """Return the first fault of an annotation and the remedy as the end of a sentence, or None if it has no fault."""
-    image_id, category_id, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-    if not _is_integer(image_id):
-        return _unknown_image(image_id)
-    if not _is_integer(category_id):
-        return _unknown_category(image_id, category_id)
-    on_image = f"of image {image_id}"
-    if not isinstance(box, list) or len(box) != 4 or not all(type(v) in (int, float) for v in box):
-        return f"{on_image} has bbox {box!r}: give four numbers, x, y, width and height in pixels"
-    if not all(map(_is_finite, box)):
-        return f"{on_image} has bbox {box!r}, which is not finite: give its true x, y, width and height"
-    if box[2] < 0 or box[3] < 0:
-        return f"{on_image} has bbox {box!r} of negative width or height: write it as x, y, width and height"
-    if entry.get("iscrowd", 0) not in (0, 1):
-        return f"{on_image} has iscrowd {entry['iscrowd']!r}: give 0 or 1"
+    if not is_integer(entry.get("image_id")):
+        return f"{state(entry, 'image_id')}: give the id of an image, an integer that fits into 64 bits"
+    on_image = f"of image {entry['image_id']}"
+    if not is_integer(entry.get("category_id")):
+        return f"{on_image} {state(entry, 'category_id')}: give the id of a category, an integer that fits into 64 bits"
+    fault = box_fault(entry.get("bbox"))
+    if fault:
+        owned = f"has bbox {shown(entry['bbox'])}" if "bbox" in entry else "has no bbox"
+        return f"{on_image} {owned}{fault}"
+    if entry.get("iscrowd") not in (None, 0, 1):
+        return f"{on_image} {state(entry, 'iscrowd')}: give 0 or 1, or leave it out"
     area = entry.get("area")
-    if area is not None and (type(area) not in (int, float) or not _is_finite(area)):
-        return f"{on_image} has area {area!r}: give a number of square pixels or leave it out"
+    if area is not None and (type(area) not in (int, float) or not 0 <= area <= _MOST_AREA):
+        return f"{on_image} {state(entry, 'area')}: give 0 to {_MOST_AREA:.0f} square pixels, or leave it out"
     return None
 
 
-def _unknown_image(image_id: object) -> str:
-    return f"names image {image_id!r}, which 'images' does not list: add the image or remove the annotation"
+def _unknown_image(image_id: int) -> str:
+    return f"names image {image_id}, which 'images' does not list: add the image or remove the annotation"
 
 
-def _unknown_category(image_id: int, category_id: object) -> str:
+def _unknown_category(image_id: int, category_id: int) -> str:
     return (
-        f"of image {image_id} names category {category_id!r}, which 'categories' does not list: "
+        f"of image {image_id} names category {category_id}, which 'categories' does not list: "
         "add the category or remove the annotation"
     )

@@ -1,12 +1,26 @@
 """Read image files of any kind as 8-bit RGB images."""
 
+import contextlib
+import functools
 import os
+import stat
+import threading
+from collections.abc import Iterator
 
-import numpy as np
-from PIL import ExifTags, Image, ImageChops
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from fcos_core.data.pixels import UnreadableImageError, to_rgb
 from fcos_core.errors import InputError
 
+__all__ = ["MAX_PIXELS", "UnreadableImageError", "read_image", "to_rgb"]
+
+# Default of INPUT.MAX_PIXELS: twice what Pillow warns about, that is, as much as Pillow itself accepts.
+MAX_PIXELS = 178_956_970
+# Formats that hold nothing but a raster. For others, such as EPS, PIL starts another program that interprets the file.
+FORMATS = (
+    *("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF"),
+    *("DIB", "PCX", "QOI", "SUN", "TGA"),
+)
 # EXIF orientation to the transposition that shows the picture upright.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -17,59 +31,116 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
-class UnreadableImageError(InputError):
-    """An image file is missing, is not an image or is cut short."""
-
-
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Image.Image:
+def read_image(
+    path: str | os.PathLike[str], size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Read `path` as RGB, 8 bits a channel; see `to_rgb` for the conversion.
 
     Without `size` the EXIF orientation is applied, as image viewers do. With `size` the orientation is applied
     only where the stored image has another size and the turned image has `size`, because many annotation tools
-    ignore EXIF.
+    ignore EXIF. Both limits are compared with the file's header, before memory is taken and pixels are decoded.
 
     Args:
-        path: a file that PIL can open, such as JPEG or PNG.
+        path: a file in one of `FORMATS`.
         size: (width, height) in pixels that the annotation gives.
+        max_pixels: width times height of the largest image to decode (INPUT.MAX_PIXELS).
 
     Raises:
-        UnreadableImageError: the file cannot be opened or decoded.
+        UnreadableImageError: the file cannot be opened or decoded, or has more than `max_pixels`.
         InputError: the image has another size than `size`.
     """
+    name = f"The image '{path}' (looked at {os.path.abspath(path)})"
     try:
-        with Image.open(path) as file:
-            image = to_rgb(file)
+        _check_is_file(path, name)
+        with _without_pillow_limit(), Image.open(path, formats=_formats()) as file:
+            _check_size(path, file.size, size, turned=True)
+            _check_pixels(name, file.size, max_pixels)
+            image = to_rgb(file, name)
             # Decoding comes first, because PIL turns a TIFF while it decodes and then removes the tag.
-            transposition = _TRANSPOSITIONS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-    # PIL's decoders raise errors of many types on damaged files.
+            transposition = _transposition(file)
+    except (InputError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        fault = f"it is damaged, or of none of the kinds that are read ({', '.join(_formats())})"
+        raise UnreadableImageError(f"{name} cannot be read: {fault}", "copy it again or convert it") from error
+    # PIL's readers raise errors of many types on damaged files.
     except Exception as error:
-        raise UnreadableImageError(
-            f"The image '{path}' (looked at {os.path.abspath(path)}) cannot be read: {error}."
-        ) from error
+        raise UnreadableImageError(f"{name} cannot be read: {str(error).rstrip('.')}", "copy it again") from error
     if transposition is not None and image.size != size:
         upright = image.transpose(transposition)
         if size is None or upright.size == size:
             image = upright
-    if size is not None and image.size != size:
-        raise InputError(
-            f"The image '{path}' is {image.size[0]}x{image.size[1]} (width x height) but its annotation says "
-            f"{size[0]}x{size[1]}: correct the annotation's width and height or restore the image."
-        )
+    _check_size(path, image.size, size)
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert `image`, in any mode of PIL, to RGB with 8 bits a channel.
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this installation of PIL can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
-    Transparency is dropped. Of 16 bits the upper 8 are kept.
-    """
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # PIL inverts every CMYK JPEG because Adobe writes them inverted; a file without Adobe's mark is not inverted.
-        return ImageChops.invert(image).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+
+def _check_is_file(path: str | os.PathLike[str], name: str) -> None:
+    # Opening a pipe would wait for somebody to write to it.
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind != stat.S_IFREG:
+        fault = f"it is a {_KINDS.get(kind, 'device')}, not a file"
+        raise UnreadableImageError(f"{name} cannot be read: {fault}", "give the path of a file")
+
+
+def _check_size(
+    path: str | os.PathLike[str], found: tuple[int, int], wanted: tuple[int, int] | None, turned: bool = False
+) -> None:
+    """Raise InputError if the image has another size than its annotation; with `turned` it may lie on its side."""
+    if wanted is None or found == wanted or (turned and found == wanted[::-1]):
+        return
+    raise InputError(
+        f"The image '{path}' is {found[0]}x{found[1]} (width x height) but its annotation says "
+        f"{wanted[0]}x{wanted[1]}: correct the annotation's width and height or restore the image."
+    )
+
+
+def _check_pixels(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels > max_pixels:
+        raise UnreadableImageError(
+            f"{name} cannot be read: it has {size[0]}x{size[1]} pixels, more than INPUT.MAX_PIXELS {max_pixels}",
+            f"if that is its true size, set INPUT.MAX_PIXELS {pixels}",
+        )
+
+
+def _transposition(file: Image.Image) -> Image.Transpose | None:
+    """Return what shows the picture upright; None without an EXIF tag, and where EXIF is damaged."""
+    try:
+        return _TRANSPOSITIONS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+    # PIL's parsers of metadata raise errors of many types; the pixels are whole.
+    except Exception:
+        return None
+
+
+class _Readers:
+    """Threads that read an image now, and the limit that PIL had before the first of them."""
+
+    lock = threading.Lock()
+    count = 0
+    limit: int | None = None
+
+
+@contextlib.contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Lift PIL's own limit, which is one number for the whole program, because `_check_pixels` takes its place."""
+    with _Readers.lock:
+        if _Readers.count == 0:
+            _Readers.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _Readers.count += 1
+    try:
+        yield
+    finally:
+        with _Readers.lock:
+            _Readers.count -= 1
+            if _Readers.count == 0:
+                Image.MAX_IMAGE_PIXELS = _Readers.limit

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from fcos_core.data.collate import Batch
 from fcos_core.data.reader import BatchReader, any_readable, none_readable
 from fcos_core.data.samplers import TestBatchSampler, TrainBatchSampler
-from fcos_core.data.worker_failures import explain_dead_workers, fetch, start_worker
+from fcos_core.data.worker_failures import fetch, start_worker
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class BatchLoader:
 
     Raises:
         InputError: during the iteration: an image cannot be read; or unreadable images are skipped and no image of
-            the dataset can be read; or a worker died.
+            the dataset can be read; or a worker died, or has no shared memory or file descriptors left.
     """
 
     def __init__(
@@ -59,14 +59,13 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         delivered = False
-        with explain_dead_workers():
-            for read in fetch(self._loader):
-                self._count(read.unreadable)
-                if read.error is not None:
-                    raise read.error
-                if read.batch is not None:
-                    delivered = True
-                    yield read.batch
+        for read in fetch(self._loader):
+            self._count(read.unreadable)
+            if read.error is not None:
+                raise read.error
+            if read.batch is not None:
+                delivered = True
+                yield read.batch
         if len(self) and not delivered and not any_readable(self.dataset):
             raise none_readable(self.dataset)
 

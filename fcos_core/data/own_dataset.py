@@ -85,7 +85,8 @@ class OwnDataset(Dataset[Item]):
         try:
             image, target = self._item(index)
         except OSError as error:
-            raise UnreadableImageError(f"{self._place(index)} cannot be read: {error}.") from error
+            remedy = "restore its file, leave it out of the dataset or set DATALOADER.SKIP_UNREADABLE True"
+            raise UnreadableImageError(f"{self._place(index)} cannot be read ({error})", remedy) from error
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
             image = Image.fromarray(image)
         if not isinstance(image, Image.Image):
@@ -98,7 +99,7 @@ class OwnDataset(Dataset[Item]):
                 f"{self._place(index)} has the size {image.size} (width, height), its BoxList {target.size}, and "
                 f"get_img_info says {tuple(self.image_sizes[index].tolist())}: the three must be equal."
             )
-        return to_rgb(image), self._checked(target, index)
+        return to_rgb(image, self._place(index)), self._checked(target, index)
 
     def image_id(self, index: int) -> int:
         """Return the id that the metrics use for image `index`."""

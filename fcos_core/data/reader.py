@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,6 +16,7 @@ from fcos_core.data.image_file import UnreadableImageError
 from fcos_core.data.own_dataset import AnyDataset
 from fcos_core.data.plan import BatchPlan, SamplePlan
 from fcos_core.data.transforms import transform
+from fcos_core.data.worker_failures import pack
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 
@@ -42,8 +46,21 @@ class ReadBatch:
         images, targets, indices = self.batch
         return replace(self, batch=(images.pin_memory(), [target.pin_memory() for target in targets], indices))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle boxes and fields as arrays: each tensor takes a file descriptor of the process that receives it."""
+        if self.batch is None:
+            return self.__dict__
+        images, targets, indices = self.batch
+        return {**self.__dict__, "batch": (images, [_as_arrays(target) for target in targets], indices)}
 
-class BatchReader(Dataset[ReadBatch]):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["batch"] is not None:
+            images, targets, indices = state["batch"]
+            state["batch"] = (images, [_as_tensors(*target) for target in targets], indices)
+        self.__dict__.update(state)
+
+
+class BatchReader(Dataset[Any]):
     """Dataset whose items are whole batches, indexed by their plans.
 
     Args:
@@ -65,7 +82,11 @@ class BatchReader(Dataset[ReadBatch]):
         self.skip_unreadable = skip_unreadable
         self.replan = replan
 
-    def __getitem__(self, plan: BatchPlan) -> ReadBatch:
+    def __getitem__(self, plan: BatchPlan) -> Any:
+        """Read the batch and return it, a `ReadBatch`, in the form that `worker_failures.fetch` takes."""
+        return pack(self.read(plan))
+
+    def read(self, plan: BatchPlan) -> ReadBatch:
         """Read the batch.
 
         An `InputError` is returned, not raised, because torch would bury its sentence in the worker's traceback.
@@ -76,9 +97,7 @@ class BatchReader(Dataset[ReadBatch]):
         except InputError as error:
             return ReadBatch(None, tuple(unreadable), error)
         samples = [sample for sample in read if sample is not None]
-        # An image that is left out needs no room.
-        padded_size = plan.padded_size if len(samples) == len(read) else (0, 0)
-        return ReadBatch(self.collate(samples, padded_size) if samples else None, tuple(unreadable))
+        return ReadBatch(self.collate(samples, plan.padded_size) if samples else None, tuple(unreadable))
 
     def _read(self, plan: SamplePlan, padded_size: tuple[int, int], unreadable: list[str]) -> Sample | None:
         for candidate in self._candidates(plan, padded_size):
@@ -120,3 +139,19 @@ def none_readable(dataset: AnyDataset) -> InputError:
         f"None of the {len(dataset)} images of the dataset can be read, such as '{dataset.image_path(0)}': "
         "restore them or correct the dataset's img_dir."
     )
+
+
+def _as_arrays(boxes: BoxList) -> tuple[Any, ...]:
+    fields = boxes.extra_fields.items()
+    arrays = {name: value.numpy() for name, value in fields if isinstance(value, Tensor)}
+    others = {name: value for name, value in fields if not isinstance(value, Tensor)}
+    return boxes.bbox.numpy(), boxes.size, boxes.mode, arrays, others
+
+
+def _as_tensors(
+    bbox: np.ndarray, size: tuple[int, int], mode: str, arrays: dict[str, np.ndarray], others: dict[str, Any]
+) -> BoxList:
+    boxes = BoxList(torch.from_numpy(bbox), size, mode)
+    for name, value in {**{name: torch.from_numpy(array) for name, array in arrays.items()}, **others}.items():
+        boxes.add_field(name, value)
+    return boxes

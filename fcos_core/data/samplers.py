@@ -1,8 +1,9 @@
 """Draw batches: which images, how large and flipped or not, as a function of seed and iteration alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from fcos_core.data.plan import BatchPlan, SamplePlan
 from fcos_core.data.transforms import resized_size
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import padded_size
+
+Item = TypeVar("Item")
 
 # Second word of every seed, so that the draws for different purposes are independent of each other.
 _SAMPLE, _PERMUTATION, _BLOCK = range(3)
@@ -70,6 +73,11 @@ class BatchPlanner:
         scale = min(padded_size[1] / width, padded_size[0] / height, 1.0)
         size = (max(int(width * scale), 1), max(int(height * scale), 1))
         return replace(plan, index=index, size=size)
+
+    def own_padded_size(self, index: int) -> tuple[int, int]:
+        """Return the padded (height, width) of image `index` in a batch of its own, at the first of `min_sizes`."""
+        width, height = self._resized_size(index, self.min_sizes[0])
+        return padded_size([(height, width)], self.size_divisible)
 
     def _plan_sample(self, iteration: int, slot: int, index: int) -> SamplePlan:
         """Draw for one image; a new kind of draw comes last, so that a seed keeps the earlier ones."""
@@ -186,13 +194,17 @@ class TrainBatchSampler:
 
 
 class TestBatchSampler:
-    """Yield every image once, in order; rank r of W takes batches r, r + W, r + 2W, ...
+    """Yield every image once, in batches of images that have the same padded size; each batch belongs to one rank.
 
-    The batches, and therefore the padding of each image, are the same for any number of ranks.
+    An image is padded as it would be alone, so what group normalization sees of it, and therefore its detections, do
+    not depend on the other images of its batch, and no pixel is computed for the sake of another image. The largest
+    batches come first: too little memory shows at once, and the batches of one size follow each other. Rank r of W
+    takes batches r, r + W, r + 2W, ..., so two ranks differ by at most one batch, and in pixels by at most the
+    largest one.
 
     Args:
         planner: of the dataset, with one size and without flips.
-        ims_per_batch: images of a batch; the last batch may have fewer.
+        ims_per_batch: images of a batch; the last batch of each padded size may have fewer.
         rank: of this process.
         world_size: number of ranks.
     """
@@ -200,14 +212,31 @@ class TestBatchSampler:
     __test__ = False  # The name starts with Test, but pytest must not collect the class.
 
     def __init__(self, planner: BatchPlanner, ims_per_batch: int, rank: int = 0, world_size: int = 1) -> None:
+        def largest_first(batch: list[int]) -> tuple[int, tuple[int, int]]:
+            height, width = planner.own_padded_size(batch[0])
+            return -len(batch) * height * width, (height, width)
+
+        images = range(len(planner.image_sizes))
+        batches = sorted(same_size_batches(images, planner.own_padded_size, ims_per_batch), key=largest_first)
         self._planner = planner
-        self._ims_per_batch = ims_per_batch
-        self._starts = range(rank * ims_per_batch, len(planner.image_sizes), world_size * ims_per_batch)
+        self._batches = batches[rank::world_size]
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[BatchPlan]:
-        for start in self._starts:
-            stop = min(start + self._ims_per_batch, len(self._planner.image_sizes))
-            yield self._planner.plan(0, range(start, stop))
+        for batch in self._batches:
+            yield self._planner.plan(0, batch)
+
+
+def same_size_batches(
+    items: Iterable[Item], size_of: Callable[[Item], tuple[int, int]], ims_per_batch: int
+) -> Iterator[list[Item]]:
+    """Gather `items` of equal size into lists of `ims_per_batch`, each as soon as it is full; the rest comes last."""
+    waiting: dict[tuple[int, int], list[Item]] = {}
+    for item in items:
+        size = size_of(item)
+        waiting.setdefault(size, []).append(item)
+        if len(waiting[size]) == ims_per_batch:
+            yield waiting.pop(size)
+    yield from waiting.values()

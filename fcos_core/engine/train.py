@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
 from fcos_core.data import make_data_loader
+from fcos_core.data.image_check import check_images
 from fcos_core.data.loader import BatchLoader
 from fcos_core.engine.config_changes import log_changes
 from fcos_core.engine.step import TrainingStep
@@ -88,6 +89,9 @@ def _train(cfg: Config, test_loaders: dict[str, BatchLoader] | None) -> nn.Modul
     if arguments["iteration"] == cfg.SOLVER.MAX_ITER:
         _finish(cfg, checkpointer, arguments, evaluation)
         return tested
+    if cfg.DATALOADER.CHECK_IMAGES:
+        datasets = [loader.dataset for loader in (data_loader, *(test_loaders or {}).values())]
+        check_images(datasets, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.SKIP_UNREADABLE)
     _write_record(cfg)
     options = TrainingOptions(
         seed=cfg.SEED,

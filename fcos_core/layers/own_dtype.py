@@ -31,9 +31,14 @@ class Upsample(nn.Upsample):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` that keeps the dtype of its input; statistics of half types are summed in float32."""
+    """`nn.GroupNorm` that keeps the dtype of its input; statistics of half types are summed in float32.
+
+    A group of one value becomes the bias, in a batch of one image as in any other batch.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):
             # PyTorch's CUDA kernel requires input, weight and bias of one dtype.
-            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            # F.group_norm refuses groups of one value, but only where the batch is one image.
+            return torch.group_norm(x, self.num_groups, weight, bias, self.eps, torch.backends.cudnn.enabled)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
-from fcos_core.errors import InputError
 from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.fcos.fcos import FCOS, build_fcos
 from fcos_core.modeling.fcos.targets import AssignedTargets
@@ -75,11 +74,5 @@ def build_detection_model(cfg: Config) -> Detector:
     Raise InputError if a setting is unknown, does not fit another one, or is not built yet.
     """
     check_values(cfg)
-    if cfg.MODEL.USE_SYNCBN:
-        raise InputError("MODEL.USE_SYNCBN (later FCOS) is not built yet; HRNet models take MODEL.SYNCBN.")
-    if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
-        raise InputError("Only FCOS is built: META_ARCHITECTURE GeneralizedRCNN without masks and keypoints.")
-    if cfg.TEST.BBOX_AUG.ENABLED:
-        raise InputError("Test-time augmentation (TEST.BBOX_AUG.ENABLED) is not built yet.")
     backbone = build_backbone(cfg)
     return Detector(backbone, build_fcos(cfg, backbone.out_channels))

@@ -101,6 +101,8 @@ def test_what_is_not_built_yet_is_named(tmp_path):
     [
         ("MODEL.BACKBONE.CONV_BODY", "HRNETW32", "HRNET-W32"),
         ("MODEL.BACKBONE.CONV_BODY", "MNV2-FPN-RETINANET", "MobileNetV2"),
+        ("MODEL.BACKBONE.CONV_BODY", "R-50-C4", "body of another detector"),
+        ("MODEL.BACKBONE.CONV_BODY", "R-101-FPN", "body of another detector"),
         ("MODEL.BACKBONE.CONV_BODY", "HRNET", "MODEL.HRNET.WIDTH"),
         ("MODEL.USE_SYNCBN", True, "MODEL.SYNCBN"),
         ("MODEL.MASK_ON", True, "Only FCOS"),

@@ -1,6 +1,7 @@
 """Test the datasets: images kept for training, their boxes, and the index for evaluation."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,14 @@ def test_missing_image_files_are_counted_and_the_first_is_named(files):
     with pytest.raises(InputError, match=r"1 of 3 images .* the first is image 5, .*5\.png"):
         COCODataset(*files, is_train=True)
     assert len(COCODataset(*files, check_files=False)) == 6
+
+
+def test_a_name_that_no_file_of_this_machine_can_have(files):
+    # A lone surrogate has no bytes in UTF-8, as "é" has none in ASCII.
+    text = Path(files[1]).read_text().replace("4.png", "\\ud83d.png")
+    Path(files[1]).write_text(text)
+    with pytest.raises(InputError, match=r"path of image 4, '.*\\ud83d\.png', .*set .*PYTHONUTF8=1"):
+        COCODataset(*files)
 
 
 def test_file_names_may_have_folders(make_files, tmp_path):

@@ -122,34 +122,102 @@ FAULTS = [
     ("images", {}, r"'images' that is not a list"),
     ("images/1", 3, r"entry 2 of 'images' is 3"),
     ("images/1/id", ..., r"entry 2 of 'images' has no id"),
-    ("images/1/id", "x", r"entry 2 of 'images' has id 'x'"),
+    ("images/1/id", "2", r"entry 2 of 'images' has id '2', which is text: give an integer"),
+    ("images/1/id", 2.5, r"entry 2 of 'images' has id 2.5: give an integer"),
+    ("images/1/id", True, r"entry 2 of 'images' has id True, which is true or false: give an integer"),
+    ("images/1/id", None, r"entry 2 of 'images' has id None, which is null: give an integer"),
+    ("images/1/id", 2**63, r"entry 2 of 'images' has id 9223372036854775808: .* fits into 64 bits"),
+    ("images/1/id", 1e300, r"entry 2 of 'images' has id 1e\+300: .* fits into 64 bits"),
     ("images/1/id", 1, r"image id 1 appears 2 times"),
     ("images/0/width", ..., r"image 1 has no width"),
     ("images/1/height", ..., r"image 2 has no height"),
     ("images/1/height", 0, r"image 2 has height 0: give an integer of at least 1"),
     ("images/1/width", float("nan"), r"image 2 has width nan"),
+    ("images/1/width", 640.5, r"image 2 has width 640.5: give an integer"),
+    ("images/1/width", "640", r"image 2 has width '640', which is text: give an integer"),
+    ("images/1/height", -30, r"image 2 has height -30: give an integer of at least 1"),
+    ("images/1/height", 10**9, r"image 2 has height 1000000000: give an integer of at least 1 and at most 16777216"),
+    ("images/0/file_name", 7, r"image 1 has file_name 7: give a text"),
     ("images/0/file_name", ..., r"image 1 has no file_name"),
     ("images/0/file_name", "", r"image 1 has file_name ''"),
     ("categories", ..., r"has no 'categories'"),
     ("categories", [], r"lists no categories"),
     ("categories/0/id", ..., r"entry 1 of 'categories' has no id"),
+    ("categories/0/id", "1", r"entry 1 of 'categories' has id '1', which is text: give an integer"),
+    ("categories/0/id", -(2**70), r"entry 1 of 'categories' has id -1180591620717411303424: .* fits into 64 bits"),
+    ("categories/0/name", 1, r"category 1 has name 1: give a text"),
     ("categories/0/name", ..., r"category 1 has no name"),
     ("categories", [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], r"category id 1 appears 2 times"),
     ("annotations", None, r"'annotations' that is not a list"),
     ("annotations/1/image_id", 77, r"annotation 2 names image 77, which 'images' does not list"),
-    ("annotations/1/image_id", [1], r"annotation 2 names image \[1\]"),
-    ("annotations/1/image_id", ..., r"annotation 2 names image None"),
+    ("annotations/1/image_id", [1], r"annotation 2 has image_id \[1\], which is a list: .* integer"),
+    ("annotations/1/image_id", ..., r"annotation 2 has no image_id"),
+    ("annotations/1/image_id", "2", r"annotation 2 has image_id '2', which is text: .* integer"),
+    ("annotations/1/image_id", 2.5, r"annotation 2 has image_id 2.5: .* integer"),
+    ("annotations/1/image_id", 10**4000, r"annotation 2 has image_id 10*\.\.\.0*: .* fits into 64 bits"),
+    ("annotations/1/category_id", "1", r"annotation 2 of image 2 has category_id '1', which is text: .* integer"),
     ("annotations/1/category_id", 5, r"annotation 2 of image 2 names category 5, which 'categories'"),
-    ("annotations/1/bbox", ..., r"annotation 2 of image 2 has bbox None: give four numbers"),
+    ("annotations/1/bbox", ..., r"annotation 2 of image 2 has no bbox: give four numbers"),
     ("annotations/1/bbox", [1, 2, 3], r"annotation 2 of image 2 has bbox \[1, 2, 3\]: give four numbers"),
-    ("annotations/1/bbox", [1, 2, 3, "4"], r"annotation 2 of image 2 has bbox .*: give four numbers"),
+    (
+        "annotations/1/bbox",
+        [1, 2, 3, "4"],
+        r"annotation 2 of image 2 has bbox .*, where '4' is text: give four numbers",
+    ),
+    ("annotations/1/bbox", [1, None, 3, 4], r"annotation 2 of image 2 has bbox .*, where None is null: give four"),
+    ("annotations/1/bbox", [True, 2, 3, 4], r"annotation 2 of image 2 has bbox .*, where True is true or false"),
+    ("annotations/1/bbox", [1e30, 2, 3, 4], r"annotation 2 of image 2 has bbox .* beyond 16777216 pixels"),
+    ("annotations/1/bbox", [1, 2, 10**400, 4], r"annotation 2 of image 2 has bbox .* beyond 16777216 pixels"),
     ("annotations/1/bbox", [1, 2, float("nan"), 4], r"annotation 2 of image 2 .* not finite"),
     ("annotations/1/bbox", [1, 2, 3, float("inf")], r"annotation 2 of image 2 .* not finite"),
     ("annotations/1/bbox", [1, 2, -3, 4], r"annotation 2 of image 2 .* negative width or height"),
     ("annotations/1/bbox", [1, 2, 3, -0.5], r"annotation 2 of image 2 .* negative width or height"),
-    ("annotations/1/iscrowd", "yes", r"annotation 2 of image 2 has iscrowd 'yes'"),
-    ("annotations/1/area", "big", r"annotation 2 of image 2 has area 'big'"),
+    ("annotations/1/iscrowd", "0", r"annotation 2 of image 2 has iscrowd '0', which is text: give 0 or 1"),
+    ("annotations/1/iscrowd", 2, r"annotation 2 of image 2 has iscrowd 2: give 0 or 1"),
+    ("annotations/1/iscrowd", -1, r"annotation 2 of image 2 has iscrowd -1: give 0 or 1"),
+    ("annotations/1/area", "120", r"annotation 2 of image 2 has area '120', which is text: give 0 to"),
+    ("annotations/1/area", True, r"annotation 2 of image 2 has area True, which is true or false"),
+    ("annotations/1/area", -120, r"annotation 2 of image 2 has area -120: give 0 to 10000000000 square pixels"),
+    ("annotations/1/area", float("nan"), r"annotation 2 of image 2 has area nan"),
+    ("annotations/1/area", float("-inf"), r"annotation 2 of image 2 has area -inf"),
+    ("annotations/1/area", 1e11, r"annotation 2 of image 2 has area 100000000000.0"),
 ]
+
+
+def test_whole_numbers_may_be_floats_and_flags_may_be_booleans(tmp_path):
+    tree = tree_of(SIZES)
+    expected = read_coco_json(write(tmp_path, tree)).as_coco_dict()
+    for entry in (*tree["images"], *tree["categories"], *tree["annotations"]):
+        for key in entry.keys() & {"id", "width", "height", "image_id", "category_id"}:
+            entry[key] = float(entry[key])
+    tree["annotations"][0] |= {"iscrowd": False, "area": None}
+    tree["annotations"][1] |= {"iscrowd": None}
+    table = read_coco_json(write(tmp_path, tree))
+    assert table.as_coco_dict() == expected
+    assert json.dumps(table.as_coco_dict()) == json.dumps(expected)  # 1 == 1.0, but their texts differ
+    tree["annotations"][1]["iscrowd"] = True
+    assert read_coco_json(write(tmp_path, tree)).crowd.tolist() == [False, True]
+
+
+def test_annotation_ids_of_another_type_are_said_to_be_numbered_anew(tmp_path, caplog):
+    caplog.set_level("INFO")
+    tree = tree_of(SIZES)
+    tree["annotations"][1]["id"] = "b7"
+    assert read_coco_json(write(tmp_path, tree)).annotation_ids.tolist() == [1, 2]
+    assert "numbered anew, from 1, because of their ids: one has id 'b7', which is text" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_a_section_that_stands_twice_is_refused(tmp_path, key):
+    text = json.dumps(tree_of(SIZES))
+    with pytest.raises(InputError, match=rf"ann\.json' has '{key}' twice"):
+        read_coco_json(write(tmp_path, f'{text[:-1]}, "{key}": []}}'))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "[" * 100_000, '{"info": 1' + "0" * 5000 + "}"])
+def test_a_text_beyond_the_parser_is_one_sentence(tmp_path, text):
+    with pytest.raises(InputError, match=r"ann\.json' (must be|has lists|is not valid)"):
+        read_coco_json(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(("path", "value", "sentence"), FAULTS)

@@ -1,7 +1,9 @@
 """Test make_data_loader from files to batches: the same for any number of workers and ranks; its errors."""
 
 import logging
+import multiprocessing
 import os
+import signal
 from itertools import chain
 
 import pytest
@@ -9,9 +11,9 @@ import torch
 from coco_trees import annotation, tree_of
 from PIL import Image
 
-from fcos_core.data import make_data_loader
+from fcos_core.data import make_data_loader, worker_failures
 from fcos_core.data.reader import ReadBatch
-from fcos_core.data.worker_failures import explain_dead_workers
+from fcos_core.data.worker_failures import Parcel, explain_dead_workers
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm
@@ -159,12 +161,13 @@ def test_testing_takes_every_image_once_unflipped(make_cfg, workers):
     cfg.INPUT.FLIP_PROB_TRAIN = 1.0
     first, second = make_data_loader(cfg, is_train=False)
     batches = list(first)
-    assert len(first) == len(batches) == 3
-    assert [batch[2] for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(first) == len(batches) == 4
+    # Padded to 64x32 (width x height), 32x64 and, alone, 32x32; larger batches first.
+    assert [batch[2] for batch in batches] == [[0, 2, 5, 6], [1, 4, 7, 9], [8], [3]]
     # The shorter side becomes 32, the longer 48 * 32 / 36 = 42.67, truncated; x = 1 becomes 42 / 48.
     assert batches[0][0].image_sizes[0] == (32, 42)
     assert batches[0][1][0].bbox[0, 0].item() == pytest.approx(42 / 48)
-    assert [batch[2] for batch in second] == [[0, 1, 2]]
+    assert [batch[2] for batch in second] == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -217,22 +220,12 @@ def test_testing_leaves_out_unreadable_images_and_counts_them(make_cfg, workers,
     os.remove(os.path.join(cfg.DATASETS.CATALOG.a.img_dir, "9.png"))
     (loader,) = make_data_loader(cfg, is_train=False)
     with caplog.at_level(logging.WARNING):
-        # Ids start at 1, indices at 0. Both images of the third batch are unreadable, so that batch is left out.
-        assert [indices for _, _, indices in loader] == [[1], [2, 3], [6, 7], [9]]
+        # Ids start at 1, indices at 0. Planned are [0, 2] [5, 6] [1, 4] [7, 9] [8] [3]; the whole of [8] is unreadable.
+        assert [indices for _, _, indices in loader] == [[2], [6], [1], [7, 9], [3]]
     assert loader.num_unreadable == 4
     messages = [record.getMessage() for record in caplog.records if "unreadable" in record.getMessage()]
     assert [("1.png" in messages[0]), ("9.png" in messages[3])] == [True, True]
     assert messages[-1].endswith("4 so far.") and len(messages) == 4
-
-
-def test_an_image_that_is_left_out_needs_no_room(make_cfg):
-    # Resized to 32, the images are 56x32 and 32x42, so only the first needs a width of 64.
-    cfg = make_cfg({"a": tree_of([(64, 36), (36, 48)])}, "DATALOADER.SKIP_UNREADABLE", True)
-    (loader,) = make_data_loader(cfg, is_train=False)
-    shapes = [next(iter(loader))[0].pixels.shape]
-    break_image(cfg, "a", 1)
-    shapes.append(next(iter(loader))[0].pixels.shape)
-    assert shapes == [(2, 3, 64, 64), (1, 3, 64, 32)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -342,6 +335,84 @@ def test_max_size_of_no_use_is_named(make_cfg):
         make_data_loader(cfg, is_train=False)
 
 
+def test_a_batch_takes_one_file_descriptor_however_many_images_it_has(make_cfg, monkeypatch):
+    cfg = make_cfg({"a": tree_of(SIZES, boxes_each=2)}, "SOLVER.IMS_PER_BATCH", 10, "SOLVER.MAX_ITER", 2)
+    expected = unpadded(make_data_loader(cfg))
+    shared = []
+    share = torch.UntypedStorage._share_fd_cpu_
+    count = lambda storage, *words: shared.append(storage) or share(storage, *words)  # noqa: E731
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", count)
+    reader, plans = make_data_loader(cfg)._loader.dataset, list(make_data_loader(cfg)._loader.sampler)
+    reads = [Parcel(reader.read(plan)).unpack() for plan in plans]
+    assert len(shared) == len(reads) == 2
+    assert_same(unpadded([read.batch for read in reads]), expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("received 0 items of ancdata", r"too many files open.*`ulimit -n \d+`.*NUM_WORKERS"),
+        ("[Errno 24] Too many open files", r"too many files open.*`ulimit -n \d+`"),
+        (
+            "unable to allocate shared memory(shm) for file </torch_1>: Success (0)",
+            r"/dev/shm has \d+ MiB.*NUM_WORKERS",
+        ),
+        ("unable to write to file </torch_1>: No space left on device (28)", r"no shared memory.*--shm-size"),
+    ],
+)
+def test_what_is_used_up_is_named_with_its_size_and_the_remedy(said, named):
+    with pytest.raises(InputError, match=named):
+        worker_failures._raise_if_exhausted(RuntimeError(said))
+    worker_failures._raise_if_exhausted(RuntimeError("something else"))
+
+
+def test_a_worker_without_shared_memory_ends_the_run_instead_of_dropping_the_batch(make_cfg, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: Success (0)")
+
+    loader = make_data_loader(make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", 1))
+    monkeypatch.setattr(Parcel, "__init__", fail)
+    with pytest.raises(InputError, match="/dev/shm"):
+        list(loader)
+
+
+def test_what_a_dataset_raises_in_a_worker_is_not_taken_for_a_failure_of_the_worker(make_cfg, monkeypatch):
+    loader = make_data_loader(make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", 1))
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(loader.dataset), "__getitem__", fail)
+    with pytest.raises(OSError, match="Caught OSError in DataLoader worker process"):
+        list(loader)
+
+
+def test_a_dead_worker_raises_where_batches_are_fetched_and_nowhere_else(make_cfg, monkeypatch):
+    # At its end torch waits so long for the other worker, which may wait for a lock that the dead one holds.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    cfg = make_cfg({"a": tree_of(SIZES)}, "DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 1000)
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(make_data_loader(cfg))
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    reader = multiprocessing.active_children()[0]
+    os.kill(reader.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
+    sum(range(100_000))  # code that has nothing to do with the loader
+    with pytest.raises(InputError, match=rf"A worker of the data loader has died: .*{reader.pid}.* killed"):
+        list(batches)
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch):
+    parents = iter([7, 7, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(worker_failures, "_PARENT_SECONDS", 0)
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    worker_failures._end_with(7)
+    assert ended == [1]
+
+
 @pytest.mark.parametrize(
     "said", ["DataLoader worker (pid 7) is killed by signal: Killed. ", "Pin memory thread exited unexpectedly"]
 )
@@ -353,7 +424,7 @@ def test_a_worker_that_died_is_named_however_torch_says_so(said):
 
 
 def test_a_batch_pins_its_images_and_boxes(make_cfg, monkeypatch):
-    ((images, targets, indices),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:2])}), is_train=False)[0])
+    ((images, targets, indices),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:1] * 2)}), is_train=False)[0])
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
     batch = ReadBatch((images, targets, indices), (), None).pin_memory().batch
@@ -373,6 +444,15 @@ def test_batches_are_pinned_for_a_gpu_alone(make_cfg, monkeypatch, device):
 
 
 def test_batches_travel_as_bytes(make_cfg):
-    ((images, _, _),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:2])}), is_train=False)[0])
+    ((images, _, _),) = list(make_data_loader(make_cfg({"a": tree_of(SIZES[:1] * 2)}), is_train=False)[0])
     assert images.pixels.dtype == torch.uint8
     assert images.normalization == PixelNormalization((102.9801, 115.9465, 122.7717), (1, 1, 1), to_bgr255=True)
+
+
+def test_an_image_larger_than_the_limit_ends_the_run_at_the_start_unless_skipped(make_cfg):
+    cfg = make_cfg({"a": tree_of([(48, 36), (64, 36)])}, "INPUT.MAX_PIXELS", 2000)
+    with pytest.raises(InputError, match=r"^Image 2 of .*2\.png, has 2304 pixels.*set INPUT\.MAX_PIXELS 2304"):
+        make_data_loader(cfg)
+    cfg.merge_from_list(["DATALOADER.SKIP_UNREADABLE", True])
+    loader = make_data_loader(cfg)
+    assert {index for _, _, indices in loader for index in indices} == {0} and loader.num_unreadable

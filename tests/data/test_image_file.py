@@ -1,10 +1,19 @@
 """Test that image files of every kind become RGB images of the annotated size, or raise an error with a message."""
 
+import os
+import socket
+import struct
+import subprocess
+import threading
+import warnings
+import zlib
+
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFile
 
-from fcos_core.data.image_file import UnreadableImageError, read_image, to_rgb
+from fcos_core.config import cfg
+from fcos_core.data.image_file import FORMATS, MAX_PIXELS, UnreadableImageError, read_image
 from fcos_core.errors import InputError
 
 SIZE = (24, 16)
@@ -129,12 +138,6 @@ def test_an_image_without_exif_needs_no_size(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "i.png", None), pixels())
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"])
-def test_pil_images_of_every_mode_become_rgb(mode):
-    image = to_rgb(Image.new(mode, SIZE))
-    assert (image.mode, image.size) == ("RGB", SIZE)
-
-
 def test_a_square_image_is_never_turned(tmp_path):
     square = pixels()[:, : SIZE[1]]
     save_with_orientation(Image.fromarray(square), tmp_path / "i.png", 6)
@@ -166,3 +169,124 @@ def test_no_image_names_its_path(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UnreadableImageError, match=rf"{path}.* cannot be read"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"\0\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
+def test_damaged_exif_does_not_matter_where_the_pixels_are_whole(tmp_path, suffix, exif):
+    Image.fromarray(pixels()).save(tmp_path / f"i.{suffix}", exif=exif, quality=95)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+        assert np.abs(read(tmp_path / f"i.{suffix}", None) - pixels()).max() <= 8
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n%%EndComments\nshowpage\n"
+PROGRAMS = {
+    "eps": POSTSCRIPT,
+    # An EPS with a preview begins with the place of its PostScript.
+    "dos eps": struct.pack("<IIIIIII", 0xC6D3D0C5, 32, len(POSTSCRIPT), 0, 0, 0, 0).ljust(32, b"\0") + POSTSCRIPT,
+    "wmf": b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<hhhhHIH", 0, 0, 24, 16, 72, 0, 0) + b"\x01\0\x09\0" + bytes(60),
+    "pdf": b"%PDF-1.4\n%%EOF\n",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(64),
+    "fits": b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800),
+}
+
+
+@pytest.mark.parametrize("content", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_file_that_is_no_raster_starts_no_program(tmp_path, monkeypatch, content):
+    def refuse(*arguments, **_):
+        raise AssertionError(f"started {arguments}")
+
+    for name in ("Popen", "call", "check_call", "run"):
+        monkeypatch.setattr(subprocess, name, refuse)
+    (tmp_path / "i.jpg").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=r"i\.jpg.* cannot be read: it is damaged, or of none .*JPEG, PNG"):
+        read(tmp_path / "i.jpg")
+
+
+def test_the_formats_hold_rasters_alone():
+    Image.init()
+    assert not {"EPS", "WMF", "PDF", "FITS", "GRIB", "HDF5", "BUFR", "MPEG", "ICO", "ICNS"} & set(FORMATS)
+    assert set(FORMATS) - {"AVIF", "QOI"} <= set(Image.OPEN)  # the two need a new or complete PIL
+
+
+def make_special(folder, kind):
+    path = folder / "i.jpg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # the name of a socket may have 107 characters
+    path = make_special(tmp_path if kind != "socket" else tmp_path.relative_to(tmp_path), kind)
+    refused = []
+
+    def attempt():
+        with pytest.raises(UnreadableImageError, match=rf"it is a {kind}, not a file"):
+            read(path)
+        refused.append(True)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert refused
+
+
+def claim_png(path, width, height):
+    """Write a PNG of a few bytes whose header claims a size."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+
+
+def test_the_annotated_size_is_compared_before_anything_is_decoded(tmp_path, no_decoding):
+    # 16384 x 16384 pixels in RGB are 805 MB.
+    claim_png(tmp_path / "i.png", 16384, 16384)
+    with pytest.raises(InputError, match=r"is 16384x16384 .* says 24x16"):
+        read(tmp_path / "i.png")
+
+
+@pytest.mark.parametrize("size", [None, (20000, 10000)])
+def test_an_image_above_the_limit_names_the_key_and_the_number_to_write(tmp_path, no_decoding, size):
+    claim_png(tmp_path / "i.png", 20000, 10000)
+    with pytest.raises(UnreadableImageError, match=r"MAX_PIXELS 178956970: .*set INPUT\.MAX_PIXELS 200000000\."):
+        read(tmp_path / "i.png", size)
+
+
+def test_the_default_limit_is_the_one_of_the_config_and_what_pillow_accepts():
+    assert MAX_PIXELS == cfg.INPUT.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "gif", "webp"])
+def test_the_limit_replaces_pillows_own_without_a_warning(tmp_path, monkeypatch, suffix):
+    Image.fromarray(pixels()).save(tmp_path / f"i.{suffix}")
+    # For Pillow this is an image of more than twice its limit.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / f"i.{suffix}", SIZE, 24 * 16).size == SIZE
+        with pytest.raises(UnreadableImageError, match=r"set INPUT\.MAX_PIXELS 384"):
+            read_image(tmp_path / f"i.{suffix}", SIZE, 24 * 16 - 1)
+    assert Image.MAX_IMAGE_PIXELS == 100, "the program's own limit stays"

@@ -145,7 +145,7 @@ def test_an_unreadable_file_is_skipped_or_named(monkeypatch):
         raise OSError("cut short")
 
     monkeypatch.setattr(Drawn, "__getitem__", fail)
-    with pytest.raises(UnreadableImageError, match=r"Drawn\[1\] cannot be read: cut short"):
+    with pytest.raises(UnreadableImageError, match=r"Drawn\[1\] cannot be read \(cut short\): restore"):
         OwnDataset(Drawn())[1]
 
 

@@ -208,18 +208,47 @@ def test_a_batch_that_processes_cannot_share_equally(size, world_size):
         TrainBatchSampler(sampler, planner(), 0, 10, 0, world_size)
 
 
+def pixels(plan) -> int:
+    height, width = plan.padded_size
+    return height * width * len(plan.samples)
+
+
 @seeded
-@given(st.lists(st.sampled_from([(64, 48), (48, 64), (50, 50)]), max_size=30), st.integers(1, 8), st.integers(1, 5))
-def test_testing_takes_each_image_once_in_the_same_batches_for_any_processes(sizes, size, world_size):
-    test_planner = planner(np.array(sizes).reshape(-1, 2), (32,), 64, 0.0)
-    whole = list(TestBatchSampler(test_planner, size))
-    samples = [sample for plan in whole for sample in plan.samples]
-    assert samples == [SamplePlan(i, resized_size(s, 32, 64), False, 32) for i, s in enumerate(sizes)]
-    assert all(len(plan.samples) == size for plan in whole[:-1])
-    for rank in range(world_size):
-        part = TestBatchSampler(test_planner, size, rank, world_size)
-        assert list(part) == whole[rank::world_size]
-        assert len(part) == len(whole[rank::world_size])
+@given(
+    st.lists(st.tuples(st.integers(20, 200), st.integers(20, 200)), max_size=40), st.integers(1, 8), st.integers(1, 5)
+)
+def test_testing_takes_each_image_once_in_batches_of_one_padded_size_for_any_processes(sizes, limit, world_size):
+    test_planner = planner(np.array(sizes).reshape(-1, 2), (64,), 128, 0.0)
+    whole = list(TestBatchSampler(test_planner, limit))
+    samples = sorted((sample for plan in whole for sample in plan.samples), key=lambda sample: sample.index)
+    assert samples == [SamplePlan(i, resized_size(size, 64, 128), False, 64) for i, size in enumerate(sizes)]
+    for plan in whole:
+        # Every image is padded as it would be alone.
+        assert {test_planner.plan(0, [sample.index]).padded_size for sample in plan.samples} == {plan.padded_size}
+        assert 1 <= len(plan.samples) <= limit
+    partial = Counter(plan.padded_size for plan in whole if len(plan.samples) < limit)
+    assert max(partial.values(), default=0) <= 1
+    shares = [list(TestBatchSampler(test_planner, limit, rank, world_size)) for rank in range(world_size)]
+    assert [len(TestBatchSampler(test_planner, limit, rank, world_size)) for rank in range(world_size)] == [
+        len(share) for share in shares
+    ]
+    assert sorted(chain.from_iterable(shares), key=whole.index) == whole
+    # Fair: no two ranks differ by more than one batch, or by more pixels than the largest batch has.
+    work = [sum(map(pixels, share)) for share in shares]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert max(work) - min(work) <= max(map(pixels, whole), default=0)
+
+
+def test_testing_computes_nothing_for_another_image_and_repeats_few_sizes():
+    # At 800 pixels, 640x480 becomes 1066x800, padded to 1088x800: one padded size for each orientation.
+    mixed = planner([(640, 480), (480, 640), (640, 480)] * 20, (800,), 1333, 0.0)
+    plans = list(TestBatchSampler(mixed, 8))
+    assert [(plan.padded_size, len(plan.samples)) for plan in plans] == [
+        *[((800, 1088), 8)] * 5,
+        *[((1088, 800), 8)] * 2,
+        ((1088, 800), 4),
+    ]
+    assert [sample.index for sample in plans[0].samples] == [0, 2, 3, 5, 6, 8, 9, 11]
 
 
 def test_every_sample_has_its_own_draws():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fcos_core.layers import FrozenBatchNorm2d, IOULoss, Scale
+from fcos_core.layers.own_dtype import GroupNorm
 
 
 def test_frozen_batch_norm_is_the_formula_without_epsilon():
@@ -61,3 +62,15 @@ def test_scale(value):
     scale = Scale(value)
     assert scale(torch.tensor([2.0])).tolist() == [2 * value]
     assert scale.scale.requires_grad
+
+
+def test_group_norm_of_one_value_is_the_bias_for_any_number_of_images():
+    torch.manual_seed(0)
+    norm = GroupNorm(32, 32).double()
+    norm.load_state_dict({key: torch.randn(32, dtype=torch.float64) for key in norm.state_dict()})
+    x = torch.randn(3, 32, 1, 1, dtype=torch.float64, requires_grad=True)
+    # The value minus the mean of its group, which is itself, is 0.
+    torch.testing.assert_close(norm(x), norm.bias[:, None, None].expand_as(x))
+    torch.testing.assert_close(norm(x[:1]), norm(x)[:1])
+    norm(x[:1]).sum().backward()
+    assert x.grad.abs().max() < 1e-10

@@ -129,6 +129,82 @@ def test_registry_refuses_a_second_builder_of_one_name():
     assert "HRNET-W32" in BACKBONES
 
 
+def test_registry_takes_a_builder_as_a_decorator_and_at_once():
+    registry = Registry("KEY")
+    assert registry.register("a", int) is int
+    registry.register("b", "c", float)
+    registry.register(module_name="d", module=str)
+    registry.register("e", None)(bytes)
+    assert registry == {"a": int, "b": float, "c": float, "d": str, "e": bytes}
+    assert "a" in registry and registry["a"] is int and registry.get("z") is None
+    assert registry.build("a", 3) == 3
+    assert Registry({"a": int}) == {"a": int} and Registry() == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("taken", float), ValueError),
+        (("new", "taken", float), ValueError),
+        (("new", "new", float), ValueError),
+        (("new", 3), TypeError),
+        ((int,), TypeError),
+        ((3, int), TypeError),
+    ],
+)
+def test_registry_refuses_what_it_cannot_build(words, error):
+    registry = Registry("KEY")
+    registry.register("taken", int)
+    with pytest.raises(error):
+        registry.register(*words)
+    assert registry == {"taken": int}
+
+
+def test_names_of_an_empty_registry_are_unknown():
+    with pytest.raises(InputError, match="KEY 'a' is unknown; no name is registered"):
+        Registry("KEY").build("a", None)
+
+
+class Published(torch.nn.Conv2d):
+    """A backbone as published code has it: five levels, and no attribute but the number of channels."""
+
+    def forward(self, x):
+        levels = [torch.nn.functional.avg_pool2d(super().forward(x), 8)]
+        for _ in range(4):
+            levels.append(torch.nn.functional.max_pool2d(levels[-1], 1, 2))
+        return levels
+
+
+def test_builders_of_published_code_need_no_strides(monkeypatch):
+    node = cfg.clone()
+    node.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.CONV_BODY", "OWN", "MODEL.FCOS.NUM_CONVS", 1])
+    monkeypatch.setitem(BACKBONES, "OWN", lambda cfg: Published(3, 32, 1))
+    (detections,) = build_detection_model(node).eval()(torch.zeros(1, 3, 128, 128))
+    assert detections.size == (128, 128)
+    for builder in (lambda cfg: None, lambda cfg: torch.nn.Identity()):
+        monkeypatch.setitem(BACKBONES, "OWN", builder)
+        with pytest.raises(InputError, match="'OWN' must return a module with the attribute out_channels"):
+            build_detection_model(node)
+
+
+def test_trained_batch_norms_need_two_values():
+    body = HighResolutionNet(
+        4, (1, 1, 1, 1), num_blocks=(1, 1, 1, 1), stem_channels=8, stage1_channels=4, train_norm=True
+    )
+    with pytest.raises(InputError, match="One image of 32x32 pixels is too small to train BatchNorms"):
+        body(torch.zeros(1, 3, 32, 32))
+    # Two images, a larger image, or norms that are not trained have or need no second value.
+    for shape in ((2, 3, 32, 32), (1, 3, 32, 64)):
+        assert body(torch.zeros(shape))[3].shape[-2] == 1
+    assert body.eval()(torch.zeros(1, 3, 32, 32))[3].shape[-2:] == (1, 1)
+
+
+def test_fixed_batch_norms_are_fixed_from_the_start():
+    body = HighResolutionNet(4, (1, 1, 1, 1), num_blocks=(1, 1, 1, 1), stem_channels=8, stage1_channels=4)
+    assert body.training and not body.bn1.training
+    assert body(torch.zeros(1, 3, 32, 32))[3].shape[-2:] == (1, 1)
+
+
 def test_registry_holds_only_names_that_can_be_built():
     node = cfg.clone()
     node.merge_from_list(["MODEL.BACKBONE.CONV_BODY", "MNV2-FPN-RETINANET"])

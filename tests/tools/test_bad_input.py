@@ -36,6 +36,7 @@ def test_missing_config(workspace):
         (["SOLVER.MAX_ITERS", "3"], ["SOLVER.MAX_ITERS", "nearest known key is 'SOLVER.MAX_ITER'"]),
         (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER", "takes an integer", "'many'"]),
         (["SOLVER.MAX_ITER"], ["KEY VALUE"]),
+        (["SOLVER.MAX_ITER", "-5"], ["SOLVER.MAX_ITER is -5", "1 or more"]),
         (["DATASETS.TRAIN", "('nowhere',)"], ["Unknown dataset 'nowhere'"]),
         (["DATASETS.TEST", "('nowhere',)"], ["Unknown dataset 'nowhere'"]),
         (["SOLVER.CHECKPOINT_PERIOD", "0"], ["CHECKPOINT_PERIOD", "1 or more"]),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fcos_core.config import cfg
+from fcos_core.engine.test import test_data_loaders as make_test_loaders
 from fcos_core.engine.train import train
 from fcos_core.errors import InputError
 from fcos_core.utils.metrics_file import read_metrics
@@ -83,3 +84,14 @@ def test_files_that_cannot_be_written_to_are_named_before_training(workspace, tr
     with pytest.raises(InputError, match=rf"{name}' in OUTPUT_DIR cannot be written to \(Is a directory\)"):
         train_to(1)
     assert not list(workspace.out.glob("*.pth"))
+
+
+@pytest.mark.parametrize("name", ["inference", "inference/tiny", "inference/tiny/bbox.json"])
+def test_results_that_could_not_be_written_are_named_before_the_test(workspace, name):
+    config = cfg.clone()
+    config.merge_from_file(str(workspace.folder / "tiny.yaml"))
+    path = workspace.out / name
+    path.parent.mkdir(parents=True)
+    path.mkdir() if name.endswith("json") else path.touch()
+    with pytest.raises(InputError, match=r"OUTPUT_DIR.*cannot be written to \((Is|Not) a directory|File exists"):
+        make_test_loaders(config)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from fcos_core.evaluation.coco import METRICS
-from fcos_core.visualize.curves import plot_losses
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = {
@@ -120,13 +119,6 @@ def test_pictures_are_drawn(trained):
     assert result.returncode == 0, result.stderr
     names = sorted(path.name for path in (trained.out / "pictures").rglob("*.png"))
     assert names == ["1.png", "2.png", "losses.png"]
-
-
-def test_loss_curve_of_a_resumed_run_keeps_the_later_lines(tmp_path):
-    rows = [{"iteration": i, "loss": 1.0 / (i + 1)} for i in (20, 40, 40)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
-    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_flops_of_the_published_table():

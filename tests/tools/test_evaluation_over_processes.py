@@ -2,8 +2,16 @@
 
 import json
 
+from PIL import Image
 
-def test_tables_do_not_depend_on_the_number_of_processes(trained, tmp_path):
+
+def test_tables_do_not_depend_on_the_number_of_processes(trained, workspace, tmp_path):
+    # The second image becomes a portrait, which shares its batch with no landscape.
+    path = workspace.folder / "images" / "2.png"
+    with Image.open(path) as image:
+        image.rotate(90, expand=True).save(path)
+    workspace.dataset["images"][1].update(width=64, height=72)
+    workspace.write()
     # Five images make three batches: of four processes, two get two images, one gets one and one gets none.
     words = ("MODEL.WEIGHT", str(trained.out / "model_final.pth"), "MODEL.FCOS.INFERENCE_TH", "0.001")
     outcomes = []
@@ -12,7 +20,7 @@ def test_tables_do_not_depend_on_the_number_of_processes(trained, tmp_path):
         launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}") if count > 1 else ()
         evaluator = "faster_coco_eval" if count == 2 else "pycocotools"
         more = ("TEST.EVALUATOR", evaluator, "OUTPUT_DIR", str(out))
-        result = trained.run("test_net.py", *words, *more, launcher=launcher)
+        result = workspace.run("test_net.py", *words, *more, launcher=launcher)
         assert result.returncode == 0, result.stderr
         results = out / "inference" / "tiny"
         table = (out / "log.txt").read_text().partition("COCO metrics")[2]

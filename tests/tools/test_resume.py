@@ -47,16 +47,16 @@ def iterations(folder):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, tiny_config, make_workspace):
-    """Run an uninterrupted training of 40 iterations; tests must not change its folder."""
+    """Run an uninterrupted training of 24 iterations; tests must not change its folder."""
     made = make_workspace(tmp_path_factory.mktemp("reference"), tiny_config)
-    result = made.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40")
+    result = made.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "24")
     assert result.returncode == 0, result.stderr
     return made
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(reference, tmp_path, number):
-    words = (*WORDS, "SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "1000", "OUTPUT_DIR", str(tmp_path))
+    words = (*WORDS, "SOLVER.MAX_ITER", "24", "SOLVER.CHECKPOINT_PERIOD", "1000", "OUTPUT_DIR", str(tmp_path))
     training = reference.start("train_net.py", *words)
     wait_for(lambda: iterations(tmp_path) >= 2)
     training.send_signal(number)
@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_costs_no_more_than_itself(reference, tmp_path):
     shutil.copytree(reference.out, tmp_path / "out")
     last = tmp_path / "out" / Path((tmp_path / "out" / "last_checkpoint").read_text()).name
     os.truncate(last, last.stat().st_size // 2)
-    result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "40", "OUTPUT_DIR", str(tmp_path / "out"))
+    result = reference.run("train_net.py", *WORDS, "SOLVER.MAX_ITER", "24", "OUTPUT_DIR", str(tmp_path / "out"))
     assert result.returncode == 0, result.stderr
     assert "is damaged" in result.stdout and "Resuming from an earlier checkpoint" in result.stdout
     assert_same_state(tmp_path / "out", reference.out)
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_costs_no_more_than_itself(reference, tmp_path):
 @pytest.fixture(scope="module")
 def pair(reference):
     """Run an uninterrupted training of two processes; return its folder and words."""
-    words = (*WORDS, "SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "4", "MODEL.SYNCBN", "True")
+    words = (*WORDS, "SOLVER.MAX_ITER", "24", "SOLVER.CHECKPOINT_PERIOD", "4", "MODEL.SYNCBN", "True")
     folder = reference.folder / "pair"
     result = reference.run("train_net.py", *words, "OUTPUT_DIR", str(folder), launcher=TWO_PROCESSES)
     assert result.returncode == 0, result.stderr

@@ -1,5 +1,6 @@
 """Build the backbone that a config names."""
 
+import re
 from collections import OrderedDict
 
 from torch import nn
@@ -8,18 +9,35 @@ from fcos_core.config import Config
 from fcos_core.errors import InputError, require
 from fcos_core.modeling.registry import BACKBONES
 
+# Bodies of Faster R-CNN, Mask R-CNN and their kin in published YAML files.
+_OF_OTHER_DETECTORS = re.compile(r".*-(C4|C5|FPN)|FBNet.*")
+
 
 def build_backbone(cfg: Config) -> nn.Module:
-    """Build what MODEL.BACKBONE.CONV_BODY names; raise InputError for an unknown name or settings that do not fit."""
+    """Build what MODEL.BACKBONE.CONV_BODY names; raise InputError for an unknown name or settings that do not fit.
+
+    A builder that publishes no `strides`, as those of published code, is taken to have those of FPN_STRIDES.
+    """
     name, strides = cfg.MODEL.BACKBONE.CONV_BODY, list(cfg.MODEL.FCOS.FPN_STRIDES)
-    if name == "MNV2-FPN-RETINANET":
+    if name not in BACKBONES and _OF_OTHER_DETECTORS.fullmatch(name):
+        raise InputError(
+            f"MODEL.BACKBONE.CONV_BODY {name!r} is the body of another detector (Faster R-CNN, Mask R-CNN, ...), and "
+            f"only FCOS is built here: choose one of {', '.join(BACKBONES)}."
+        )
+    if name == "MNV2-FPN-RETINANET" and name not in BACKBONES:
         raise InputError(
             f"The MobileNetV2 backbone (MODEL.BACKBONE.CONV_BODY '{name}') is not built yet. "
             f"Choose one of {', '.join(BACKBONES)}."
         )
     backbone = BACKBONES.build(name, cfg)
-    wanted = f"{list(backbone.strides)}, the strides of the levels of {name} with these settings"
-    require(strides == list(backbone.strides), "MODEL.FCOS.FPN_STRIDES", strides, wanted)
+    if not isinstance(getattr(backbone, "out_channels", None), int):
+        raise InputError(
+            f"The builder of MODEL.BACKBONE.CONV_BODY {name!r} must return a module with the attribute out_channels, "
+            f"the number of channels of every level; it returned {type(backbone).__name__}."
+        )
+    published = list(getattr(backbone, "strides", strides))
+    wanted = f"{published}, the strides of the levels of {name} with these settings"
+    require(strides == published, "MODEL.FCOS.FPN_STRIDES", strides, wanted)
     return backbone
 
 

@@ -17,6 +17,7 @@ from fcos_core.modeling.backbone.build import body_with_neck, num_levels
 from fcos_core.modeling.backbone.stage import Stage
 from fcos_core.modeling.neck.hrfpn import HRFPN
 from fcos_core.modeling.registry import BACKBONES
+from fcos_core.utils import comm
 from fcos_core.utils.streams import parallel
 
 
@@ -146,6 +147,7 @@ class HighResolutionNet(nn.Module):
             self.add_module(f"stage{stage + 1}", Stage(*modules, checkpointed=stage + 1 in checkpointed))
         self.out_channels = tuple(channels)
         self.strides = tuple(4 * 2**i for i in range(len(channels)))
+        self.train()  # a module starts in training mode, its norms only if `train_norm`
 
     def _transition(self, before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
         """Make the layers between two stages; a new branch starts from the coarsest branch of the stage before."""
@@ -167,7 +169,12 @@ class HighResolutionNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the branches of images (N, 3, H, W), each (N, width * 2^i, H / (4 * 2^i), W / (4 * 2^i))."""
+        """Return the branches of images (N, 3, H, W), each (N, width * 2^i, H / (4 * 2^i), W / (4 * 2^i)).
+
+        Raise InputError if a trained norm would see one value per channel.
+        """
+        if self.training and self.train_norm:
+            self._check_size(*x.shape)
         x = conv_norm(x, self.conv1, self.bn1, relu=True)
         x = conv_norm(x, self.conv2, self.bn2, relu=True)
         features = [self.layer1(x)]
@@ -177,6 +184,16 @@ class HighResolutionNet(nn.Module):
             branches = [layer(source) for layer, source in zip(transition, sources, strict=True)]
             features = getattr(self, f"stage{stage + 1}")(branches)
         return features
+
+    def _check_size(self, count: int, _: int, height: int, width: int) -> None:
+        values = count * -(-height // self.strides[-1]) * -(-width // self.strides[-1])
+        alone = self.norm is nn.BatchNorm2d or comm.get_world_size() == 1
+        if values == 1 and alone:
+            raise InputError(
+                f"One image of {width}x{height} pixels is too small to train BatchNorms with: the branch of stride "
+                f"{self.strides[-1]} has one value per channel. Raise INPUT.MIN_SIZE_TRAIN or the images per process "
+                "(SOLVER.IMS_PER_BATCH), or set MODEL.HRNET.TRAIN_BN and MODEL.SYNCBN False."
+            )
 
 
 @BACKBONES.register("HRNET", "HRNET-W18", "HRNET-W32", "HRNET-W40", "HRNET-W48")

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcos_core.config import Config
-from fcos_core.errors import InputError, require
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.modeling.backbone.build import body_with_neck, num_levels
@@ -115,11 +114,8 @@ class ResNet(nn.Module):
 
 @BACKBONES.register("R-50-FPN-RETINANET", "R-101-FPN-RETINANET")
 def build_resnet_fpn(cfg: Config) -> nn.Module:
-    """Build a ResNet or ResNeXt with an FPN; raise InputError for an option that is not built yet."""
+    """Build a ResNet or ResNeXt with an FPN; raise InputError if the number of levels cannot be used."""
     resnets = cfg.MODEL.RESNETS
-    if any(resnets.STAGE_WITH_DCN) or resnets.WITH_MODULATED_DCN or resnets.DEFORMABLE_GROUPS != 1:
-        raise InputError("Deformable convolutions (MODEL.RESNETS.STAGE_WITH_DCN) are not built yet.")
-    require(not cfg.MODEL.RETINANET.USE_C5, "MODEL.RETINANET.USE_C5", True, "False; P6 is always computed from P5")
     body = ResNet(
         depth=int(cfg.MODEL.BACKBONE.CONV_BODY.split("-")[1]),
         num_groups=resnets.NUM_GROUPS,

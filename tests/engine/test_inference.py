@@ -1,0 +1,75 @@
+"""Detections of a dataset do not depend on how its images are put into batches and shared among processes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fcos_core.data.build import build_collator, build_planner
+from fcos_core.data.loader import BatchLoader
+from fcos_core.data.reader import BatchReader
+from fcos_core.data.samplers import TestBatchSampler
+from fcos_core.engine.inference import compute_predictions
+from fcos_core.modeling.detector import build_detection_model
+from fcos_core.structures.bounding_box import BoxList
+
+# Landscape, portrait, square, and longer ones; each padded to one of five sizes, in an order that mixes them.
+SIZES = [(80, 60), (60, 80), (64, 64), (80, 60), (60, 80), (100, 60), (60, 100), (80, 60), (70, 80), (80, 60)]
+
+
+class Pictures:
+    """A dataset of smooth random images without boxes."""
+
+    image_sizes = np.array(SIZES)
+
+    def __len__(self):
+        return len(SIZES)
+
+    def __getitem__(self, index):
+        coarse = np.random.default_rng(index).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        boxes = BoxList([], SIZES[index])
+        boxes.add_field("labels", torch.zeros(0, dtype=torch.int64))
+        return Image.fromarray(coarse).resize(SIZES[index], Image.Resampling.BICUBIC), boxes
+
+
+@pytest.fixture(scope="module")
+def detect(small_config):
+    """Return a function (images of a batch, processes) -> detections by dataset index, over all processes."""
+    config = small_config.clone()
+    config.merge_from_list(["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 107, "MODEL.FCOS.NUM_CLASSES", 4])
+    # Random weights score every class near 0.5, and differ by more than rounding between locations.
+    config.MODEL.FCOS.PRIOR_PROB = 0.5
+    torch.manual_seed(0)
+    model = build_detection_model(config)
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.5)
+    planner = build_planner(config, Pictures.image_sizes, is_train=False)
+
+    def run(ims_per_batch, processes):
+        found = {}
+        for rank in range(processes):
+            sampler = TestBatchSampler(planner, ims_per_batch, rank, processes)
+            loader = BatchLoader(BatchReader(Pictures(), build_collator(config)), sampler, num_workers=0)
+            found.update(compute_predictions(model, loader, "cpu"))
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(detect):
+    return detect(1, 1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("ims_per_batch", [1, 3, 8])
+def test_detections_do_not_depend_on_the_batch_or_the_number_of_processes(detect, alone, ims_per_batch, processes):
+    found = detect(ims_per_batch, processes)
+    assert sorted(found) == list(range(len(SIZES)))
+    for index, boxes in found.items():
+        expected = alone[index]
+        assert boxes.size == expected.size == SIZES[index] and len(boxes) == len(expected) > 10
+        # Rounding of float32: with images of mixed sizes in a batch, scores differ by up to 0.08.
+        scores, expected_scores = boxes.get_field("scores"), expected.get_field("scores")
+        torch.testing.assert_close(scores, expected_scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(boxes.bbox, expected.bbox, rtol=0, atol=1e-3)
+        assert torch.equal(boxes.get_field("labels"), expected.get_field("labels"))
