@@ -1,7 +1,9 @@
 """Picture in, boxes out."""
 
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from fcos_core.engine.test import load_detector
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import padded_size, to_byte_images
+from fcos_core.weights.checkpoint_meta import read_meta
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 # Position in the call, resized pixels (h, w, 3) uint8, and (width, height) before resizing.
@@ -33,9 +36,10 @@ class Predictor:
     InputError if the config, the weights or the device cannot be used.
 
     Args:
-        config: path of a YAML file, or a config.
+        config: path of a YAML file, or a config; None: the config in the checkpoint `weights`.
         weights: a file, a URL or a catalog:// name of a trained detector; None: MODEL.WEIGHT of the config.
-        device: "cpu", "cuda" or "cuda:1"; None: MODEL.DEVICE of the config.
+        device: "cpu", "cuda" or "cuda:1"; None: MODEL.DEVICE of the config, or cuda if there is a GPU where the config
+            is the checkpoint's.
         threshold: detections with a lower score are left out.
         compile: run a compiled copy of the detector (see `compile_for_inference`): faster, equal up to rounding.
 
@@ -54,7 +58,7 @@ class Predictor:
         self._cfg = _merged(config, weights, device, compile)
         self._model = load_detector(self._cfg)
         self._normalization = build_normalization(self._cfg)
-        self.category_names = category_names(self._cfg)
+        self.category_names = category_names(self._cfg, self._model.category_names)
         self.threshold = threshold
 
     def __call__(self, images: Picture | Sequence[Picture], bgr: bool = False) -> BoxList | list[BoxList]:
@@ -106,8 +110,8 @@ def _merged(
     compile: bool,
 ) -> Config:
     if config is None:
-        raise InputError("Predictor needs a config: give the path of the YAML file that the detector was trained with.")
-    if isinstance(config, Config):
+        merged = _config_of(weights)
+    elif isinstance(config, Config):
         merged = config.clone()
     else:
         merged = cfg.clone()
@@ -119,6 +123,24 @@ def _merged(
     if device is not None:
         merged.MODEL.DEVICE = str(device)
     merged.freeze()
+    return merged
+
+
+def _config_of(weights: str | os.PathLike | None) -> Config:
+    """Return the config in the checkpoint `weights`, with the device of this machine."""
+    text = read_meta(os.fspath(weights)).config if weights is not None else None
+    if text is None:
+        owner = "" if weights is None else f", as '{weights}' has none"
+        raise InputError(
+            f"Predictor needs a config{owner}: give the path of the YAML file that the detector was trained with."
+        )
+    merged, device = cfg.clone(), cfg.MODEL.DEVICE
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"config of {Path(os.fspath(weights)).name}.yaml"
+        path.write_text(text, encoding="utf-8")
+        merged.merge_from_file(str(path))
+    merged.defrost()
+    merged.MODEL.DEVICE = device
     return merged
 
 

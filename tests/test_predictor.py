@@ -11,6 +11,7 @@ import fcos_core
 from fcos_core import Predictor
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
+from fcos_core.weights.checkpointer import DetectronCheckpointer
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,23 @@ def test_names_are_those_of_the_dataset(config, weights, tmp_path):
     assert Predictor(own, weights).category_names == ("pear", "apple", "plum")
 
 
+def test_a_checkpoint_of_this_project_needs_no_config(config, tmp_path):
+    run = config.clone()
+    run.MODEL.DEVICE = "cuda:7"  # the device of the machine that trained is of no use here
+    model = build_detection_model(config)
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.5)
+    checkpointer = DetectronCheckpointer(run, model, save_dir=str(tmp_path))
+    checkpointer.categories = ["pear", "apple", "plum"]
+    checkpointer.save("model_final")
+    path = tmp_path / "model_final.pth"
+    alone = Predictor(weights=path, compile=False)
+    assert alone.category_names == ("pear", "apple", "plum")
+    assert_same(alone(picture()), Predictor(config, path, compile=False)(picture()))
+    with pytest.raises(InputError, match=r"as '.*bare\.pth' has none: give the path of the YAML"):
+        torch.save(model.state_dict(), tmp_path / "bare.pth")
+        Predictor(weights=tmp_path / "bare.pth")
+
+
 def test_names_of_coco_need_no_annotation_file(config):
     coco = config.clone()
     coco.merge_from_list(["DATASETS.TEST", ("coco_2014_minival",), "MODEL.FCOS.NUM_CLASSES", 81])
@@ -207,3 +225,12 @@ def test_a_predictor_without_config_or_weights_says_what_to_give(config):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"no CUDA device.*cpu"):
             Predictor(config, "any.pth", device="cuda")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(config, weights, tmp_path, value):
+    content = torch.load(weights)
+    content["model"]["rpn.head.centerness.bias"].fill_(value)
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth' has NaN, .*rpn\.head\.centerness\.bias.*name an earlier checkpoint"):
+        Predictor(config, tmp_path / "w.pth", compile=False)

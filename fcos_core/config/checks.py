@@ -150,6 +150,7 @@ _SWITCHES = (
     "DATALOADER.PAD_TO_FIXED_SIZE",
     "DATALOADER.KEEP_EMPTY_IMAGES",
     "DATALOADER.SKIP_UNREADABLE",
+    "DATASETS.FEWER_CATEGORIES",
     "DATALOADER.CHECK_IMAGES",
     "SOLVER.CHANNELS_LAST",
     "SOLVER.COMPILE",
@@ -215,6 +216,7 @@ RULES: dict[str, Rule] = {
     "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and min(std) > 0, "three numbers above 0"),
     "DATASETS.TRAIN": _rule(_are_texts, "names of datasets, such as ('coco_2017_train',)"),
     "DATASETS.TEST": _rule(_are_texts, "names of datasets, such as ('coco_2017_val',)"),
+    "DATASETS.LABEL_ORDER": _one_of(("id", "file")),
     "DATALOADER.NUM_WORKERS": _integer(0),
     "DATALOADER.SIZE_DIVISIBILITY": _rule(
         lambda step: _are_positive_integers([step]) and step % 32 == 0,

@@ -141,6 +141,13 @@ _C.DATASETS.TEST = ()
 _C.DATASETS.DATA_DIR = "datasets"
 # Your own datasets in COCO format: NAME: {img_dir: FOLDER, ann_file: FILE.json}.
 _C.DATASETS.CATALOG = Config()
+# Labels of a dataset whose detector has no class names: "id": by ascending category ids; "file": in the order in which
+# the annotation file lists its categories, as published code numbers them. Checkpoints of this project have the names,
+# and their order comes first.
+_C.DATASETS.LABEL_ORDER = "id"
+# True: datasets may list fewer categories than the detector has classes, such as 3 for published weights of 80 classes
+# (MODEL.FCOS.NUM_CLASSES 81). Detections of the other classes are left out of the metrics. False: an error.
+_C.DATASETS.FEWER_CATEGORIES = False
 # Python file with the classes DatasetCatalog and ModelCatalog, as published code has them (docs/published_scripts.md).
 # The file is run. Empty: the project's own catalog, and DATASETS.CATALOG.
 _C.PATHS_CATALOG = ""
@@ -227,7 +234,8 @@ _C.TEST.COMPILE = False
 # Precision of the compiled detector: "float32"; "bfloat16"; on GPUs also "tf32" (convolutions round their inputs) and
 # "float16". docs/inference.md compares their speed and accuracy.
 _C.TEST.PRECISION = "float32"
-# Largest number of detections per image.
+# Largest number of detections per image. COCO's metrics count the best 100 of an image and class; with a larger number
+# the log and coco_results.json also have AP and AR of so many.
 _C.TEST.DETECTIONS_PER_IMG = 100
 # Number of iterations between evaluations on DATASETS.TEST during training. 0: no evaluation during training.
 _C.TEST.EVAL_PERIOD = 0

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from fcos_core.config.values import coerce, shown
 from fcos_core.config.yaml_file import read_yaml
 from fcos_core.errors import InputError
+from fcos_core.utils.text import without_secrets
 
 # Section whose keys the user chooses: names of datasets.
 CATALOG = "DATASETS.CATALOG"
@@ -55,6 +56,10 @@ class Config(CfgNode):
             )
         for key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
             self._set(str(key), value, "command line")
+
+    def dump(self, **kwargs: Any) -> str:
+        """Return the config as YAML text without the secrets in URLs, as it goes into files that people pass on."""
+        return without_secrets(super().dump(**kwargs))
 
     def known_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield every leaf key as a dotted name."""

@@ -38,25 +38,34 @@ def make_data_loader(
 
 
 def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset | OwnDataset:
-    """Build the dataset `name` of the catalog and compare its categories with MODEL.FCOS.NUM_CLASSES.
+    """Build the dataset `name` of the catalog.
+
+    Compare the categories of a dataset to train on with MODEL.FCOS.NUM_CLASSES. Those of other datasets are compared
+    with the detector's classes when it is tested: only then their names are known.
 
     Raises:
         InputError: see `COCODataset`, `make_source` and `check_num_classes`.
     """
     source = make_source(cfg, name)
-    if isinstance(source, OwnDataset):
-        return source
-    img_dir, ann_file = source
-    dataset = COCODataset(
+    dataset = source if isinstance(source, OwnDataset) else _build_coco(cfg, *source, is_train)
+    if name in cfg.DATASETS.TRAIN:
+        num_classes = cfg.MODEL.FCOS.NUM_CLASSES
+        advice = f"To use weights of {num_classes - 1} classes, set DATASETS.FEWER_CATEGORIES True instead."
+        check_num_classes(dataset, num_classes, name, advice)
+    return dataset
+
+
+def _build_coco(cfg: Config, img_dir: str, ann_file: str, is_train: bool) -> COCODataset:
+    return COCODataset(
         img_dir,
         ann_file,
         is_train=is_train,
         keep_empty=cfg.DATALOADER.KEEP_EMPTY_IMAGES,
         check_files=not cfg.DATALOADER.SKIP_UNREADABLE,
+        label_order=cfg.DATASETS.LABEL_ORDER,
+        fewer_categories=cfg.DATASETS.FEWER_CATEGORIES,
         max_pixels=cfg.INPUT.MAX_PIXELS,
     )
-    check_num_classes(dataset, cfg.MODEL.FCOS.NUM_CLASSES, name)
-    return dataset
 
 
 def build_planner(cfg: Config, image_sizes: np.ndarray, is_train: bool) -> BatchPlanner:
@@ -94,6 +103,8 @@ def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int)
         raise InputError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
     datasets = [build_dataset(cfg, name, is_train=True) for name in cfg.DATASETS.TRAIN]
     dataset = datasets[0] if len(datasets) == 1 else ConcatCOCODataset(datasets)
+    # Datasets that may list fewer categories may list too many together.
+    check_num_classes(dataset, cfg.MODEL.FCOS.NUM_CLASSES, " + ".join(cfg.DATASETS.TRAIN))
     sizes = dataset.image_sizes
     planner = build_planner(cfg, sizes, is_train=True)
     portrait = sizes[:, 0] < sizes[:, 1]

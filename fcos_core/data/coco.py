@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -18,16 +17,16 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
+from fcos_core.data.box_checks import check_boxes
 from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.image_file import MAX_PIXELS, UnreadableImageError, read_image
+from fcos_core.data.labels import check_classes, order_note, own_names
 from fcos_core.errors import InputError
 from fcos_core.published_scripts.dataset_names import PublishedDatasetNames
 from fcos_core.structures.bounding_box import BoxList
 
 if TYPE_CHECKING:
     from fcos_core.data.own_dataset import OwnDataset
-
-logger = logging.getLogger(__name__)
 
 Item = tuple[Image.Image, BoxList]
 
@@ -42,16 +41,22 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         keep_empty: with `is_train`, keep the other images too.
         check_files: check once that the file of every kept image exists, and that its annotated size may be read.
         max_pixels: width times height of the largest image that is read (INPUT.MAX_PIXELS).
+        label_order: "id" or "file": the file's own labels follow ascending category ids, or the file's list.
+        fewer_categories: the file may list fewer categories than `use_labels` gets.
 
     Attributes:
         image_sizes: (N, 2) int64, width and height in pixels that the annotation file gives.
         has_annotations: False for a file without the key `annotations`.
-        category_names: in the order of the labels; the first name has label 1.
-        contiguous_to_category_id: label (1-based) to category id of the file.
+        category_names: in the order of the labels; the first name has label 1. Categories of one name are told apart
+            by their ids.
+        contiguous_to_category_id: label (1-based) to category id of the file; without the labels that it lacks.
+        order_note: what to say about the file's own labels with weights that have no class names; may be empty.
+        fewer_categories: see Args.
 
     Raises:
         InputError: the folder or an image file is missing; the annotation file is missing or wrong (see
-            `read_coco_json`); the dataset is for training and has no annotations or no image to keep.
+            `read_coco_json`) or none of its boxes is in its image (see `check_boxes`); the dataset is for training and
+            has no annotations or no image to keep.
     """
 
     def __init__(
@@ -61,17 +66,22 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         is_train: bool = False,
         keep_empty: bool = False,
         check_files: bool = True,
+        label_order: str = "id",
+        fewer_categories: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.img_dir = img_dir
         self.ann_file = ann_file
         self._max_pixels = max_pixels
         self._table = read_coco_json(ann_file)
+        check_boxes(self._table, is_train)
         self._kept = _kept_rows(self._table, is_train, keep_empty)
         self.image_sizes = self._table.sizes[self._kept]
         self.has_annotations = self._table.has_annotations
-        self.category_names = self._table.category_names
-        self.contiguous_to_category_id = dict(enumerate(self._table.category_ids, start=1))
+        self.fewer_categories = fewer_categories
+        self.order_note = order_note(self._table, label_order)
+        self._own_names = own_names(self._table, label_order)
+        self.use_labels(tuple(self._own_names.values()))
         if not os.path.isdir(img_dir):
             raise InputError(
                 f"The image folder '{img_dir}' does not exist (looked at {os.path.abspath(img_dir)}): correct "
@@ -80,9 +90,6 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         if check_files:
             self._check_files()
             self._check_pixels()
-        flat = int((self._table.boxes[:, 2:] == 0).any(axis=1).sum())
-        if flat:
-            logger.warning("%d boxes of '%s' have no width or no height and are left out.", flat, ann_file)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -101,6 +108,21 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
             others = "take it out of the annotations or set DATALOADER.SKIP_UNREADABLE True"
             raise UnreadableImageError(error.fault, f"{error.remedy}, {others}") from error
         return image, self.ground_truth(index)
+
+    def use_labels(self, names: Sequence[str], owner: str = "the detector") -> None:
+        """Give the categories the labels of `names`, whose first is label 1, whatever their ids and order in the file.
+
+        Raise InputError, in which `owner` has these names, if the file lists other categories. A file without
+        categories takes any names.
+        """
+        if self._own_names:
+            check_classes(self.ann_file, list(self._own_names.values()), names, owner, self.fewer_categories)
+        self.category_names = tuple(names)
+        label_of = {name: label for label, name in enumerate(names, start=1)}
+        labels = {label_of[name]: category_id for category_id, name in self._own_names.items()}
+        self.contiguous_to_category_id = dict(sorted(labels.items()))
+        # The table numbers categories by ascending ids.
+        self._labels = np.array([label_of[self._own_names[i]] for i in self._table.category_ids], dtype=np.int64)
 
     def image_id(self, index: int) -> int:
         """Return the annotation file's id of image `index`."""
@@ -127,7 +149,7 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         boxes = torch.from_numpy(self._table.boxes[rows].astype(np.float32))
         width, height = self.image_sizes[index].tolist()
         target = BoxList(boxes, (width, height), mode="xywh")
-        target.add_field("labels", torch.from_numpy(self._table.labels[rows]))
+        target.add_field("labels", torch.from_numpy(self._labels[self._table.labels[rows] - 1]))
         return target.convert("xyxy").clip_to_image(remove_empty=True)
 
     @cached_property
@@ -176,30 +198,38 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
 
 
 class ConcatCOCODataset(Dataset[Item]):
-    """Several datasets with the same categories, one after the other.
+    """Several datasets with the same categories, one after the other; labels are those of the first dataset.
+
+    Datasets that may list fewer categories have the labels of all: the first dataset's, then the second's further ones,
+    and so on.
 
     Args:
         datasets: at least one.
 
     Attributes:
         image_sizes: (N, 2) int64, width and height in pixels, of all datasets.
+        category_names, order_note, fewer_categories: as a `COCODataset` has them.
 
     Raises:
-        InputError: the names of the categories, in the order of their ids, differ.
+        InputError: the names of the categories differ, whatever their ids and order.
     """
 
     def __init__(self, datasets: Sequence[COCODataset | OwnDataset]) -> None:
         first, *others = datasets
-        for other in others:
-            if other.category_names != first.category_names:
-                raise InputError(
-                    f"'{first.ann_file}' and '{other.ann_file}' cannot be trained on together, their categories "
-                    f"differ ({_first_difference(first.category_names, other.category_names)}): give both files "
-                    "the same names in the order of the category ids."
-                )
-        self.image_sizes = np.concatenate([dataset.image_sizes for dataset in datasets])
         self._datasets = list(datasets)
+        names, self.fewer_categories = first.category_names, first.fewer_categories
+        if self.fewer_categories:
+            names = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.category_names))
+        self.order_note = "\n".join(filter(None, (dataset.order_note for dataset in datasets)))
+        self.use_labels(names, f"'{first.ann_file}', which is trained on too" if others else "the detector")
+        self.image_sizes = np.concatenate([dataset.image_sizes for dataset in datasets])
         self._ends = list(accumulate(len(dataset) for dataset in datasets))
+
+    def use_labels(self, names: Sequence[str], owner: str = "the detector") -> None:
+        """Give the categories of every dataset the labels of `names`; see `COCODataset.use_labels`."""
+        for dataset in self._datasets:
+            dataset.use_labels(names, owner)
+        self.category_names = tuple(names)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -231,27 +261,30 @@ class ConcatCOCODataset(Dataset[Item]):
         return self._datasets[number], index - (self._ends[number - 1] if number else 0)
 
 
-def check_num_classes(dataset: COCODataset, num_classes: int, name: str) -> None:
+def check_num_classes(
+    dataset: COCODataset | ConcatCOCODataset | OwnDataset, num_classes: int, name: str, advice: str = ""
+) -> None:
     """Compare MODEL.FCOS.NUM_CLASSES, which counts the background, with the categories of `dataset`.
 
-    A dataset without annotations and categories is not compared.
+    A dataset without annotations and categories is not compared, and one that may list fewer may do so.
 
     Args:
         dataset: the dataset to train or test on.
         num_classes: MODEL.FCOS.NUM_CLASSES.
         name: name of the dataset, for the message.
+        advice: further sentence for a dataset that lists fewer categories.
 
     Raises:
         InputError: the numbers differ; the message gives the number to write.
     """
     count = len(dataset.category_names)
-    if not count and not dataset.has_annotations:
+    if not count or num_classes == count + 1 or (dataset.fewer_categories and count + 1 < num_classes):
         return
-    if num_classes != count + 1:
-        raise InputError(
-            f"MODEL.FCOS.NUM_CLASSES is {num_classes} but dataset {name} has {count} categories: write "
-            f"{count + 1} (background counts)."
-        )
+    advice = advice if count + 1 < num_classes else ""
+    raise InputError(
+        f"MODEL.FCOS.NUM_CLASSES is {num_classes} but dataset {name} has {count} categories: write "
+        f"{count + 1} (background counts).{advice and f' {advice}'}"
+    )
 
 
 def _kept_rows(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray:
@@ -284,10 +317,3 @@ def _list_folder(folder: str) -> set[str]:
             return {entry.name for entry in entries}
     except OSError:
         return set()
-
-
-def _first_difference(first: Sequence[str], other: Sequence[str]) -> str:
-    if len(first) != len(other):
-        return f"{len(first)} and {len(other)} of them"
-    label = next(i for i, (a, b) in enumerate(zip(first, other, strict=True)) if a != b)
-    return f"number {label + 1} is '{first[label]}' in one and '{other[label]}' in the other"

@@ -53,6 +53,7 @@ class COCOTable:
         crowd: (M,) bool.
         areas: (M,) float64, area of the object's mask in square pixels; area of the box if the file gives none.
         category_ids: ascending.
+        category_order: the same ids in the order of the file.
         category_names: in the order of category_ids.
         has_annotations: False for a file without the key `annotations`, such as COCO's test-dev.
     """
@@ -68,6 +69,7 @@ class COCOTable:
     crowd: np.ndarray
     areas: np.ndarray
     category_ids: tuple[int, ...]
+    category_order: tuple[int, ...]
     category_names: tuple[str, ...]
     has_annotations: bool
 
@@ -131,6 +133,7 @@ def read_coco_json(ann_file: str) -> COCOTable:
         crowd=np.array(annotations.crowd, dtype=bool)[order],
         areas=annotations.areas_array()[order],
         category_ids=category_ids,
+        category_order=tuple(categories),
         category_names=tuple(categories[category_id] for category_id in category_ids),
         has_annotations=sections.annotations is not None,
     )

@@ -6,7 +6,8 @@ import contextlib
 import inspect
 import io
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ from fcos_core.config import Config
 from fcos_core.config.paths_catalog import dataset_paths
 from fcos_core.data.coco import COCODataset, ConcatCOCODataset, Item
 from fcos_core.data.image_file import UnreadableImageError, to_rgb
+from fcos_core.data.labels import check_classes
 from fcos_core.errors import InputError
 from fcos_core.published_scripts.imports import import_file
 from fcos_core.structures.bounding_box import BoxList
@@ -43,9 +45,11 @@ class OwnDataset(Dataset[Item]):
     Args:
         dataset: the user's dataset.
         num_classes: MODEL.FCOS.NUM_CLASSES, which labels must be below; None: not known.
+        fewer_categories: the dataset may have fewer classes than `use_labels` gets.
 
     Attributes:
-        image_sizes, has_annotations, category_names, contiguous_to_category_id: as in `COCODataset`.
+        image_sizes, has_annotations, category_names, contiguous_to_category_id, fewer_categories, order_note: as in
+            `COCODataset`; without names, `category_names` is empty.
         ann_file: name of the class, for messages.
 
     Raises:
@@ -53,8 +57,9 @@ class OwnDataset(Dataset[Item]):
     """
 
     has_annotations = True
+    order_note = ""
 
-    def __init__(self, dataset: Any, num_classes: int | None = None) -> None:
+    def __init__(self, dataset: Any, num_classes: int | None = None, fewer_categories: bool = False) -> None:
         self.dataset = dataset
         self.ann_file = type(dataset).__name__
         missing = [name for name in ("__len__", "__getitem__", "get_img_info") if not hasattr(dataset, name)]
@@ -67,10 +72,12 @@ class OwnDataset(Dataset[Item]):
         if not len(self.image_sizes):
             raise InputError(f"The dataset {self.ann_file} has no image: len(dataset) is 0.")
         self.num_classes = num_classes
-        self.contiguous_to_category_id = self._category_ids()
-        self.category_names = self._names()
-        if not self.contiguous_to_category_id:
-            self.contiguous_to_category_id = {label: label for label in range(1, len(self.category_names) + 1)}
+        self.fewer_categories = fewer_categories
+        self._own_ids = self._category_ids()
+        self._own_names = self._names()
+        self.category_names: tuple[str, ...] = ()
+        self.contiguous_to_category_id: dict[int, int] = {}
+        self.use_labels(tuple(self._own_names.values()))
 
     def __len__(self) -> int:
         return len(self.image_sizes)
@@ -100,6 +107,20 @@ class OwnDataset(Dataset[Item]):
                 f"get_img_info says {tuple(self.image_sizes[index].tolist())}: the three must be equal."
             )
         return to_rgb(image, self._place(index)), self._checked(target, index)
+
+    def use_labels(self, names: Sequence[str], owner: str = "the detector") -> None:
+        """Give the classes the labels of `names`, whatever their order in the dataset; see `COCODataset.use_labels`.
+
+        A dataset without names keeps its labels.
+        """
+        own = self._own_names
+        if own:
+            check_classes(self.ann_file, list(own.values()), names, owner, self.fewer_categories)
+        self.category_names = tuple(names)
+        label_of = {name: label for label, name in enumerate(names, start=1)}
+        self._new_labels = {label: label_of[name] for label, name in own.items()}
+        ids = {new: self._own_ids.get(label, label) for label, new in self._new_labels.items()}
+        self.contiguous_to_category_id = dict(sorted(ids.items())) or {label: label for label in label_of.values()}
 
     def image_id(self, index: int) -> int:
         """Return the id that the metrics use for image `index`."""
@@ -137,16 +158,20 @@ class OwnDataset(Dataset[Item]):
             crowd = target.get_field("difficult").tolist() if target.has_field("difficult") else [0] * len(target)
             rows = zip(target.convert("xywh").bbox.tolist(), target.get_field("labels").tolist(), crowd, strict=True)
             for box, label, difficult in rows:
-                entry = {"id": len(annotations) + 1, "image_id": index, "category_id": label, "bbox": box}
+                category_id = self.contiguous_to_category_id.get(label, label)
+                entry = {"id": len(annotations) + 1, "image_id": index, "category_id": category_id, "bbox": box}
                 annotations.append({**entry, "area": box[2] * box[3], "iscrowd": int(bool(difficult))})
-        categories = enumerate(self.category_names or self._numbered(annotations), start=1)
+        if not self.category_names:
+            highest = max((annotation["category_id"] for annotation in annotations), default=0)
+            self.use_labels([f"class {label}" for label in range(1, highest + 1)])
+        categories = self._own_names or dict(enumerate(self.category_names, start=1))
         sizes = self.image_sizes.tolist()
         images = [{"id": index, "width": width, "height": height} for index, (width, height) in enumerate(sizes)]
         coco = COCO()
         coco.dataset = {
             "images": images,
             "annotations": annotations,
-            "categories": [{"id": label, "name": name} for label, name in categories],
+            "categories": [{"id": label, "name": name} for label, name in categories.items()],
         }
         with contextlib.redirect_stdout(io.StringIO()):
             coco.createIndex()
@@ -171,21 +196,18 @@ class OwnDataset(Dataset[Item]):
             )
         return width, height
 
-    def _names(self) -> tuple[str, ...]:
-        """Return the names of the labels from 1 on; as many numbers if only the number of classes is known."""
+    def _names(self) -> dict[int, str]:
+        """Return the dataset's own labels, from 1 on, and their names, all different; {} if it has no names."""
         if classes := getattr(self.dataset, "CLASSES", None):
-            return tuple(str(name).strip() for name in classes[1:])
-        categories = getattr(self.dataset, "categories", None)
-        if self._has_coco and not categories:
-            categories = {number: category["name"] for number, category in self.dataset.coco.cats.items()}
-        if categories:
-            ids = self.contiguous_to_category_id.values() or sorted(categories)
-            return tuple(str(categories[category_id]) for category_id in ids)
-        return tuple(f"class {label}" for label in range(1, self.num_classes or 1))
-
-    def _numbered(self, annotations: list[dict[str, Any]]) -> list[str]:
-        highest = max((annotation["category_id"] for annotation in annotations), default=0)
-        return [f"class {label}" for label in range(1, highest + 1)]
+            names = [str(name).strip() for name in classes[1:]]
+        else:
+            categories = getattr(self.dataset, "categories", None)
+            if self._has_coco and not categories:
+                categories = {number: category["name"] for number, category in self.dataset.coco.cats.items()}
+            ids = self._own_ids.values() or sorted(categories or {})
+            names = [str(categories[category_id]) for category_id in ids] if categories else []
+        counts = Counter(names)
+        return {i: name if counts[name] == 1 else f"{name} (id {i})" for i, name in enumerate(names, start=1)}
 
     def _category_ids(self) -> dict[int, int]:
         """Return label (1-based) to category id, in the order of labels; {} for a dataset without COCO's files."""
@@ -206,26 +228,28 @@ class OwnDataset(Dataset[Item]):
         labels = target.get_field("labels") if target.has_field("labels") else None
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != target.bbox.shape[:1]:
             raise InputError(f'{self.ann_file}[{index}]: the BoxList needs a field "labels", one integer for each box.')
-        highest = self.num_classes - 1 if self.num_classes else len(self.category_names) or torch.inf
+        highest = len(self._own_names) or (self.num_classes - 1 if self.num_classes else torch.inf)
         if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= highest:
             raise InputError(
                 f"{self.ann_file}[{index}] has labels from {int(labels.min())} to {int(labels.max())}; they must be "
-                f"from 1 to {highest}, one less than MODEL.FCOS.NUM_CLASSES, which counts the background."
+                f"from 1 to {highest}, the number of classes without the background."
             )
         kept = target.copy_with_fields(["labels", "difficult"], skip_missing=True).convert("xyxy")
         kept = kept.to(dtype=torch.float32)
         kept.bbox = kept.bbox.clone()  # clipped in place below, and the user may keep the boxes
-        kept.add_field("labels", labels.long())
+        own = labels.tolist() if self._new_labels else []
+        new = torch.tensor([self._new_labels[label] for label in own]) if own else labels
+        kept.add_field("labels", new.long())
         return kept.clip_to_image(remove_empty=True)
 
 
 AnyDataset = COCODataset | ConcatCOCODataset | OwnDataset
 
 
-def as_dataset(dataset: Any, num_classes: int | None = None) -> AnyDataset:
+def as_dataset(dataset: Any) -> AnyDataset:
     """Return the project's own datasets as they are, and any other, subclasses included, as `OwnDataset`."""
     known = type(dataset) in (COCODataset, ConcatCOCODataset, OwnDataset)
-    return dataset if known else OwnDataset(dataset, num_classes)
+    return dataset if known else OwnDataset(dataset)
 
 
 def make_source(cfg: Config, name: str) -> tuple[str, str] | OwnDataset:
@@ -244,7 +268,7 @@ def make_source(cfg: Config, name: str) -> tuple[str, str] | OwnDataset:
         return arguments["root"], arguments["ann_file"]
     if "transforms" in inspect.signature(factory).parameters:
         arguments = {"transforms": None, **arguments}
-    dataset = OwnDataset(factory(**arguments), cfg.MODEL.FCOS.NUM_CLASSES)
+    dataset = OwnDataset(factory(**arguments), cfg.MODEL.FCOS.NUM_CLASSES, cfg.DATASETS.FEWER_CATEGORIES)
     try:
         dataset[0]
     except UnreadableImageError:

@@ -13,12 +13,15 @@ from tqdm import tqdm
 from fcos_core.data.loader import BatchLoader
 from fcos_core.data.own_dataset import OwnDataset, as_dataset
 from fcos_core.data.worker_failures import explain_dead_workers
+from fcos_core.engine.classes import label_test_data
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.evaluation import Predictions, Results, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
 from fcos_core.utils.files import explaining_failure
+from fcos_core.weights.checkpointer import unwrapped
+from fcos_core.weights.untrained import check_trained
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ def inference(
     expected_results_sigma_tol: float = 4,
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
+    detections_per_img: int | None = None,
 ) -> Results | None:
     """Run the detector over a dataset and evaluate the detections on the main process.
 
@@ -46,16 +50,19 @@ def inference(
         device: the model's device.
         expected_results, expected_results_sigma_tol: for `check_expected_results`, which raises InputError if the
             metrics differ.
-        output_folder, evaluator: for `evaluate`; the folder gets bbox.json, coco_results.json and predictions.pth, a
-            list with a BoxList for each image, in its pixels.
+        output_folder, evaluator, detections_per_img: for `evaluate`; the folder gets bbox.json, coco_results.json and
+            predictions.pth, a list with a BoxList for each image, in its pixels.
 
     Returns:
         Metrics as `evaluate` gives them; None on other processes, and without annotations.
 
     Raises:
-        InputError: before any image is detected on: the dataset lacks something; afterwards: see expected_results.
+        InputError: before any image is detected on: the dataset lacks something, the detector's weights are random, or
+            its classes are not the dataset's categories; afterwards: see expected_results.
     """
     dataset = as_dataset(data_loader.dataset)
+    check_trained(unwrapped(model))
+    label_test_data(model, dataset)
     if isinstance(dataset, OwnDataset) and comm.is_main_process():
         dataset.coco  # noqa: B018  what the dataset lacks is to show before the pass
     logger.info("Start evaluation on %s (%d images)", dataset_name, len(dataset))
@@ -74,7 +81,7 @@ def inference(
             # Given a path, torch.save would raise a RuntimeError for a full disk.
             with open(Path(output_folder) / "predictions.pth", "wb") as file:
                 torch.save(predictions.as_list(dataset.image_sizes.tolist()), file)
-        results = evaluate(dataset, predictions, output_folder, evaluator)
+        results = evaluate(dataset, predictions, output_folder, evaluator, detections_per_img)
     if results is not None:
         check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results

@@ -10,8 +10,10 @@ from fcos_core.config import Config
 from fcos_core.config.checks import check_values
 from fcos_core.config.paths_catalog import weights_source
 from fcos_core.data import make_data_loader
+from fcos_core.data.category_names import training_names
 from fcos_core.data.loader import BatchLoader
 from fcos_core.deploy.compiler import compile_for_inference
+from fcos_core.engine.classes import label_test_data
 from fcos_core.engine.inference import inference
 from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
@@ -19,8 +21,9 @@ from fcos_core.modeling.detector import build_detection_model
 from fcos_core.utils import comm
 from fcos_core.utils.files import check_writable
 from fcos_core.utils.process_group import check_device
+from fcos_core.weights.checkpoint_meta import read_meta
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
-from fcos_core.weights.weight_matching import load_matching_weights
+from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights, unusable_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ def test(
     """
     if model is None:
         model = load_detector(cfg)
+    for data_loader in data_loaders.values():  # an error in the second should not wait for the test of the first
+        label_test_data(model, data_loader.dataset)
     results = {}
     for name, data_loader in data_loaders.items():
         results[name] = inference(
@@ -62,6 +67,7 @@ def test(
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=_results_folder(cfg, name),
             evaluator=cfg.TEST.EVALUATOR,
+            detections_per_img=cfg.TEST.DETECTIONS_PER_IMG,
         )
         comm.synchronize()
     return results
@@ -75,7 +81,7 @@ def load_detector(cfg: Config) -> nn.Module:
     """Build the detector on MODEL.DEVICE in evaluation mode and load MODEL.WEIGHT; compile it if TEST.COMPILE is set.
 
     Raise InputError if a value of the config, the device or the weights file cannot be used, or the file does not
-    hold the whole detector.
+    hold the whole detector in finite numbers.
     """
     check_values(cfg)
     check_device(cfg.MODEL.DEVICE)
@@ -85,11 +91,29 @@ def load_detector(cfg: Config) -> nn.Module:
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
     source = weights_source(cfg.MODEL.WEIGHT, cfg.PATHS_CATALOG)
     matching = load_matching_weights(model, load(source), cfg.MODEL.WEIGHT, logger)
+    _check_whole(matching, cfg)
+    if matching.unusable:
+        raise InputError(unusable_sentence(matching.unusable, cfg.MODEL.WEIGHT))
+    names = read_meta(source).categories or training_names(cfg)
+    if cfg.TEST.COMPILE:
+        model = compile_for_inference(model, precision=cfg.TEST.PRECISION)
+    model.category_names = tuple(names)
+    return model
+
+
+def _check_whole(matching: WeightMatching, cfg: Config) -> None:
+    """Raise InputError if a file does not hold the whole detector."""
     untrained = [*matching.missing, *(key for key, _, _ in matching.mismatched)]
-    if untrained:
-        raise InputError(
-            f"'{cfg.MODEL.WEIGHT}' does not hold the whole detector: {len(untrained)} parameters would be random, such "
-            f"as {untrained[0]}. Name the file of a trained detector, and use the config of its training, NUM_CLASSES "
-            "included."
+    if not untrained:
+        return
+    advice = "use the config of its training, NUM_CLASSES included"
+    classes = [theirs[0] for key, theirs, _ in matching.mismatched if "cls_logits" in key]
+    if classes:
+        advice = (
+            f"write MODEL.FCOS.NUM_CLASSES {classes[0] + 1}, because the file has {classes[0]} classes (and "
+            "DATASETS.FEWER_CATEGORIES True, if a dataset lists fewer)"
         )
-    return compile_for_inference(model, precision=cfg.TEST.PRECISION) if cfg.TEST.COMPILE else model
+    raise InputError(
+        f"'{cfg.MODEL.WEIGHT}' does not hold the whole detector: {len(untrained)} parameters would be random, such "
+        f"as {untrained[0]}. Name the file of a trained detector, and {advice}."
+    )

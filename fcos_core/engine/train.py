@@ -18,6 +18,7 @@ from fcos_core.config.checks import check_values
 from fcos_core.data import make_data_loader
 from fcos_core.data.image_check import check_images
 from fcos_core.data.loader import BatchLoader
+from fcos_core.engine.classes import label_test_data, label_training_data
 from fcos_core.engine.config_changes import log_changes
 from fcos_core.engine.step import TrainingStep
 from fcos_core.engine.test import test
@@ -85,6 +86,9 @@ def _train(cfg: Config, test_loaders: dict[str, BatchLoader] | None) -> nn.Modul
     checkpointer = _make_checkpointer(cfg, model, scheduler, step, average)
     arguments, data_loader = _resume_or_start(cfg, checkpointer, average)
     tested = average.module if cfg.TEST.USE_EMA else model
+    tested.category_names = getattr(model, "category_names", None)
+    for loader in (test_loaders or {}).values():
+        label_test_data(tested, loader.dataset)
     evaluation = _Evaluation(cfg, tested, test_loaders, checkpointer, arguments) if test_loaders else None
     if arguments["iteration"] == cfg.SOLVER.MAX_ITER:
         _finish(cfg, checkpointer, arguments, evaluation)
@@ -163,6 +167,11 @@ class _Evaluation:
         return {f"{name}/{key}": value for name, result in results.items() for key, value in result["bbox"].items()}
 
     def _save_if_best(self, metric: str, value: float) -> None:
+        if value == -1:
+            logger.warning(
+                "%s is -1, as %s has no box for it: no model is the best.", metric, self.cfg.DATASETS.TEST[0]
+            )
+            return
         best = self.arguments.get("best")
         if best is not None and value <= best:
             logger.info("%s is %.4f; the best so far is %.4f.", metric, value, best)
@@ -219,6 +228,7 @@ def _resume_or_start(
     if average is not None and not average.n_averaged:
         # An average that begins now, in a new training or in a resumed one, begins as the weights are now.
         average.module.load_state_dict(checkpointer.model.state_dict())
+    label_training_data(checkpointer, data_loader.dataset)
     return arguments, data_loader
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fcos_core.data.worker_failures import explain_dead_workers
+from fcos_core.engine.classes import label_training_data
 from fcos_core.engine.prefetch import prefetch
 from fcos_core.engine.snapshot import TrainingSnapshot
 from fcos_core.engine.step import TrainingStep
@@ -94,6 +95,8 @@ def do_train(
     options = options or TrainingOptions()
     step = options.step or TrainingStep(model, optimizer, device)
     first = arguments["iteration"] + 1
+    if checkpointer.categories is None:
+        label_training_data(checkpointer, getattr(data_loader, "dataset", None))
     model.train()
     with _locked_folder(checkpointer) as folder_lock:
         snapshot = TrainingSnapshot(checkpointer, arguments, folder_lock)

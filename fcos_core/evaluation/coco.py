@@ -22,6 +22,10 @@ from fcos_core.evaluation.results import Metrics, Results
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.text import Block, printable
 
+# COCO's metrics count so many detections of an image and class, those of the highest scores.
+_COCO_LIMIT = 100
+# Why a metric is -1, after its name.
+_NO_BOX = ": the annotation file has no box of it, crowds aside"
 # Number of detections that are turned into JSON at a time.
 _CHUNK = 10_000
 
@@ -42,6 +46,7 @@ def evaluate(
     predictions: Mapping[int, BoxList],
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
+    detections_per_img: int | None = None,
 ) -> Results | None:
     """Compute the COCO metrics of detections and log them as a table.
 
@@ -50,10 +55,12 @@ def evaluate(
         predictions: dataset index to detections in pixels of any resized image, as the detector gives them.
         output_folder: gets bbox.json (detections in COCO's result format) and coco_results.json.
         evaluator: one of EVALUATORS.
+        detections_per_img: most detections that the detector gives for an image; None: the most in `predictions`.
+            COCO's metrics count 100; of a larger number N the metrics "AP@N" and "ARN" count N.
 
     Returns:
-        {"bbox": {metric of METRICS: value in 0..1, or -1 if undefined}, "AP per class": {class name: AP}}, which
-        published scripts can take apart as a pair, see `Results`; None if the dataset has no annotations.
+        {"bbox": {metric of METRICS: value in 0..1, or -1 if the file has no box for it}, "AP per class": {class name:
+        AP}}, which published scripts can take apart as a pair, see `Results`; None if the dataset has no annotations.
 
     Raises:
         InputError: see `check_evaluator`.
@@ -65,7 +72,8 @@ def evaluate(
     if not dataset.has_annotations:
         logger.info("The dataset has no annotations: detections were written, metrics cannot be computed.")
         return None
-    results = Results(_metrics(dataset, detections.as_dicts(), evaluator), detections.as_dicts)
+    limit = max(detections_per_img or detections.most_per_image(), _COCO_LIMIT)
+    results = Results(_metrics(dataset, detections, evaluator, limit), detections.as_dicts)
     if output_folder:
         path = Path(output_folder) / "coco_results.json"
         path.write_text(json.dumps(results), encoding="utf-8")
@@ -104,15 +112,34 @@ class _Detections:
         image_ids = torch.tensor([dataset.image_id(index) for index in packed.indices.tolist()], dtype=torch.int64)
         self.image_ids = image_ids.repeat_interleave(packed.counts).numpy()
         self.scores = packed.scores.numpy()
-        # A file without annotations may also lack categories; then a label is its own category id.
+        id_of = dataset.contiguous_to_category_id
         labels, inverse = packed.labels.unique(return_inverse=True)
-        ids = [dataset.contiguous_to_category_id.get(label, label) for label in labels.tolist()]
+        # A file without annotations may also lack categories; then a label is its own category id.
+        known = torch.tensor([not id_of or label in id_of for label in labels.tolist()], dtype=torch.bool)
+        ids = [id_of.get(label, label) for label in labels.tolist()]
         self.category_ids = torch.tensor(ids, dtype=torch.int64)[inverse].numpy()
+        if not known.all():
+            self._leave_out(~known[inverse].numpy())
+
+    def _leave_out(self, rows: np.ndarray) -> None:
+        """Leave out detections of classes that the dataset does not list: no annotation could confirm them."""
+        logger.info("%d detections are of classes that the dataset does not list: left out.", rows.sum())
+        for name in ("image_ids", "category_ids", "boxes", "scores"):
+            setattr(self, name, getattr(self, name)[~rows])
 
     def as_dicts(self, part: slice = slice(None)) -> list[Detection]:
         columns = (self.image_ids, self.category_ids, self.boxes, self.scores)
         rows = zip(*(column[part].tolist() for column in columns), strict=True)
         return [{"image_id": i, "category_id": c, "bbox": box, "score": s} for i, c, box, s in rows]
+
+    def most_per_image(self) -> int:
+        return int(np.unique(self.image_ids, return_counts=True)[1].max(initial=0))
+
+    def num_beyond(self, limit: int) -> int:
+        """Return how many detections are not among the best `limit` of their image and class."""
+        pairs = np.stack([self.image_ids, self.category_ids])
+        counts = np.unique(pairs, axis=1, return_counts=True)[1]
+        return int(np.maximum(counts - limit, 0).sum())
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,23 +178,51 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
         logger.info("%s %s is %.4f, as expected (%.4f to %.4f).", task, metric, actual, low, high)
 
 
-def _metrics(dataset: COCODataset, detections: list[Detection], evaluator: str) -> Metrics:
+def _metrics(dataset: COCODataset, detections: _Detections, evaluator: str, limit: int) -> Metrics:
     # pycocotools prints. Only its summary is of use and goes to the log.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _evaluated(dataset.coco, detections, evaluator)
+        evaluation = _evaluated(dataset.coco, detections.as_dicts(), evaluator, limit)
     with contextlib.redirect_stdout(io.StringIO()) as summary:
         evaluation.summarize()
-    per_class = _ap_per_class(evaluation, dataset.category_names)
-    rows = "\n".join(f" {ap:6.3f}  {printable(name)}" for name, ap in per_class.items())
-    logger.info("COCO metrics\n%s\nAP per class\n%s", Block(summary.getvalue().rstrip()), Block(rows))
     metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=True))
+    lines = [summary.getvalue().rstrip(), *_beyond_limit(evaluation, metrics, detections, limit)]
+    lines += _undefined_areas(dataset, evaluation)
+    per_class = _ap_per_class(evaluation, dataset)
+    rows = "\n".join(f" {ap:6.3f}  {printable(name)}" + (_NO_BOX if ap == -1 else "") for name, ap in per_class.items())
+    logger.info("COCO metrics\n%s\nAP per class\n%s", Block("\n".join(lines)), Block(rows))
     return {"bbox": metrics, "AP per class": per_class}
 
 
-def _evaluated(ground_truth: COCO, detections: list[Detection], evaluator: str) -> COCOeval:
-    """Compute precision and recall, for pycocotools to summarize."""
+def _beyond_limit(evaluation: COCOeval, metrics: dict[str, float], detections: _Detections, limit: int) -> list[str]:
+    """Add AP and AR of `limit` detections an image to `metrics`, if more than COCO's; return lines that show them."""
+    if limit == _COCO_LIMIT:
+        return []
+    ap = metrics[f"AP@{limit}"] = _mean(evaluation.eval["precision"][:, :, :, 0, -1])
+    ar = metrics[f"AR{limit}"] = _mean(evaluation.eval["recall"][:, :, 0, -1])
+    form = " {:<18} ({}) @[ IoU=0.50:0.95 | area=   all | maxDets={:>3d} ] = {:0.3f}"
+    return [
+        f" COCO's metrics above count the best {_COCO_LIMIT} detections of an image and class: "
+        f"{detections.num_beyond(_COCO_LIMIT)} of {len(detections.scores)} detections are beyond. With {limit}:",
+        form.format("Average Precision", "AP", limit, ap),
+        form.format("Average Recall", "AR", limit, ar),
+    ]
+
+
+def _undefined_areas(dataset: COCODataset, evaluation: COCOeval) -> list[str]:
+    """Return a line for each range of areas whose metrics are -1, which says that the file has no box of it."""
+    areas = np.array([entry["area"] for entry in dataset.coco.anns.values() if not entry.get("iscrowd")])
+    lines = []
+    for name, (least, most) in zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True):
+        if not ((areas >= least) & (areas <= most)).any():
+            lines.append(f" -1 for area={name} ({least:.0f} to {most:.0f} square pixels){_NO_BOX}")
+    return lines
+
+
+def _evaluated(ground_truth: COCO, detections: list[Detection], evaluator: str, limit: int) -> COCOeval:
+    """Compute precision and recall, for pycocotools to summarize; the last of their axes ends with `limit`."""
     if evaluator == "pycocotools":
         evaluation = COCOeval(ground_truth, _as_coco(ground_truth, detections), "bbox")
+        evaluation.params.maxDets = _limits(limit)
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
@@ -175,11 +230,17 @@ def _evaluated(ground_truth: COCO, detections: list[Detection], evaluator: str) 
 
     ground_truth = _indexed(faster_coco_eval.COCO(), ground_truth.dataset)
     fast = faster_coco_eval.COCOeval_faster(ground_truth, _as_coco(ground_truth, detections), "bbox")
+    fast.params.maxDets = _limits(limit)
     fast.evaluate()
     fast.accumulate()
     evaluation = COCOeval(iouType="bbox")
     evaluation.eval = fast.eval
     return evaluation
+
+
+def _limits(limit: int) -> list[int]:
+    """Return the numbers of detections to compute metrics for: COCO's three, and `limit` if it is larger."""
+    return [1, 10, _COCO_LIMIT] + [limit] * (limit > _COCO_LIMIT)
 
 
 def _as_coco(ground_truth: COCO, detections: list[Detection]) -> COCO:
@@ -195,13 +256,20 @@ def _indexed(coco: COCO, dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-def _ap_per_class(evaluation: COCOeval, names: Sequence[str]) -> dict[str, float]:
-    # precision has axes (IoU threshold, recall, class, area, detections per image): take all areas and the largest
-    # number of detections.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    averages = {}
-    for index, name in enumerate(names):
-        values = precision[:, :, index]
-        values = values[values > -1]
-        averages[name] = float(np.mean(values)) if values.size else -1.0
-    return averages
+def _ap_per_class(evaluation: COCOeval, dataset: COCODataset) -> dict[str, float]:
+    """Return the AP of each class of the file, by name, in the order of the labels."""
+    # precision has axes (IoU threshold, recall, category, area, detections per image): take all areas and COCO's
+    # number of detections, the third. Categories are by ascending id.
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    category_ids = dataset.contiguous_to_category_id
+    columns = {category_id: column for column, category_id in enumerate(sorted(category_ids.values()))}
+    return {
+        dataset.category_names[label - 1]: _mean(precision[:, :, columns[category_id]])
+        for label, category_id in category_ids.items()
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of the values that are defined, or -1; -1 marks one that is not."""
+    values = values[values > -1]
+    return float(np.mean(values)) if values.size else -1.0

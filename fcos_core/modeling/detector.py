@@ -19,7 +19,13 @@ class Detector(nn.Module):
     The backbone maps (N, 3, H, W) to a list of levels, finest first. Its method level_sizes(height, width) gives the
     (height, width) of each level for images of that padded size; without the method, the detector takes
     ceil(size / stride). Published checkpoints call FCOS `rpn`.
+
+    Attributes:
+        category_names: name of each label, from label 1 on, of the file that gave the weights of the class layer; () if
+            the file has no names; None if the class layer is new.
     """
+
+    category_names: tuple[str, ...] | None = None
 
     def __init__(self, backbone: nn.Module, rpn: FCOS) -> None:
         super().__init__()

@@ -32,12 +32,12 @@ class PublishedDatasetNames:
         """From label (1-based) to category id of the annotation file."""
         return self.contiguous_to_category_id
 
-    @cached_property
+    @property
     def json_category_id_to_contiguous_id(self) -> dict[int, int]:
         """From category id of the annotation file to label (1-based)."""
         return {category_id: label for label, category_id in self.contiguous_to_category_id.items()}
 
-    @cached_property
+    @property
     def categories(self) -> dict[int, str]:
         """From category id of the annotation file to name."""
-        return dict(zip(self.contiguous_to_category_id.values(), self.category_names, strict=True))
+        return {number: self.category_names[label - 1] for label, number in self.contiguous_to_category_id.items()}

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from fcos_core.utils.text import without_secrets
+
 _PACKAGES = ("torchvision", "numpy", "pycocotools", "pillow", "yacs", "tensorboard")
 
 
@@ -28,7 +30,7 @@ def environment() -> dict[str, str]:
         "GPUs": _gpus(),
         **{name: _version(name) for name in _PACKAGES},
         "fcos_core._C": "compiled" if importlib.util.find_spec("fcos_core._C") else "not compiled",
-        "Command": shlex.join([sys.executable, *sys.argv]),
+        "Command": without_secrets(shlex.join([sys.executable, *sys.argv])),
         "git commit": _git_commit(),
     }
 

@@ -75,6 +75,7 @@ def check_writable(folder: str, key: str, *names: str) -> None:
     """
     path = folder
     try:
+        os.path.abspath(folder).encode()  # TensorBoard and the reader of checkpoints take UTF-8 alone
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -85,7 +86,8 @@ def check_writable(folder: str, key: str, *names: str) -> None:
                 os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
     # A ValueError is about a name with a null byte or with bytes that are not UTF-8.
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = "its name is not UTF-8" if isinstance(error, UnicodeEncodeError) else reason
         shown = f"{key} '{os.path.abspath(folder)}'" if path == folder else f"'{path}' in {key}"
         advice = "name another folder, or make it writable"
         raise InputError(f"{shown} cannot be written to ({reason}): {advice}.") from error

@@ -3,6 +3,13 @@
 import re
 from typing import Any, TextIO
 
+# What `without_secrets` writes in the place of a secret.
+HIDDEN = "***"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*:/\S*?(?=['\")\],.;:]*(?:\s|$))", re.IGNORECASE)
+# User and password of a URL. In the second form the password holds characters that a URL must not: after the colon
+# stands neither a port nor the end of the URL.
+_LOGIN = re.compile(r"(?<=:/)(/*)(?:[^\s/?#]*@|[^\s/?#:@\[]*:(?!\d*(?:[\s/?#'\",.;)]|$)).*@)")
+_QUERY_VALUE = re.compile(r"(?<==)[^&]+|(?<=&)[^&=]+(?=&|$)|^[^&=]+(?=&|$)")
 # Control characters (line breaks and escape sequences among them), invisible and direction-changing format characters,
 # and lone surrogates, which stand for the bytes of a file name that is not UTF-8.
 _UNSAFE = re.compile(
@@ -20,12 +27,29 @@ class Block(str):
 def printable(value: Any) -> str:
     r"""Convert `value` to text and write what could command a terminal as escapes such as \n, \x1b and \u202e.
 
-    The line breaks of a `Block` stay. Any other printable character stays, in every script.
+    Secrets in URLs are hidden. The line breaks of a `Block` stay. Any other printable character stays, in every script.
     """
     text = str(value)
     if isinstance(value, Block):
         return "\n".join(printable(line) for line in text.split("\n"))
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return without_secrets(_UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
+
+
+def without_secrets(text: str) -> str:
+    """Hide the login and the values of the query in every URL of `text`: both may be passwords.
+
+    >>> without_secrets("from https://me:secret@host/w.pth?token=1234&dl=1#w.pth")
+    'from https://***@host/w.pth?token=***&dl=***#w.pth'
+    """
+    if ":/" not in text:
+        return text
+    return _URL.sub(_without_query_values, _LOGIN.sub(rf"\1{HIDDEN}@", text))
+
+
+def _without_query_values(match: re.Match[str]) -> str:
+    place, mark, rest = match[0].partition("?")
+    query, hash_sign, name = rest.partition("#")
+    return place + mark + _QUERY_VALUE.sub(HIDDEN, query) + hash_sign + name
 
 
 def escape_unencodable(stream: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 import codecs
 import math
+import os
 import pickle
 import re
 from collections import OrderedDict
@@ -9,21 +10,21 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from fcos_core.weights.pickle_check import RefusedPickle, check_pickle
+
 # Ending of a message about a name in a file that is neither a tensor's nor an array's.
 RUNS_CODE = "which could run code"
 _NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
-
-
-class RefusedPickle(pickle.UnpicklingError):
-    """Refusal of a pickle's content. The message is a clause without its subject, the file: "it holds ..."."""
 
 
 def read_blobs(file: BinaryIO) -> dict[str, Any]:
     """Read the pickled dict in `file`, or the dict under its key "blobs": blob name to value.
 
     Arrays are `PickledArray`s. Raise RefusedPickle if the pickle names anything but numpy's arrays and OrderedDict, or
-    is no dict of named blobs. On damaged data pickle may raise any other exception.
+    is no dict of named blobs, or claims more than the file holds. On damaged data pickle may raise any other exception.
     """
+    check_pickle(file, os.fstat(file.fileno()).st_size)
+    file.seek(0)
     content = _Unpickler(file, encoding="latin1").load()
     if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
         content = content["blobs"]

@@ -1,5 +1,6 @@
 """Read what a checkpoint says about the run that wrote it."""
 
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fcos_core.weights.state_dict_file import find_weights
+from fcos_core.weights.state_dict_file import find_weights, read_checkpoint
 
 # Keys of a checkpoint that describe its run; they are not returned with the values that a script saves.
 CONFIG, CATEGORIES = "config", "categories"
@@ -38,10 +39,14 @@ def meta_of(content: Any) -> CheckpointMeta:
 def read_meta(source: str) -> CheckpointMeta:
     """Read the description in `source`, a weights file, URL or catalog:// name, without its tensors.
 
-    Only files that `torch.save` writes today can hold one. Raise InputError if `source` cannot be found.
+    Only files that `torch.save` writes today can hold one. Raise InputError if `source` cannot be found or read.
     """
     path = find_weights(source)
-    if path.lower().endswith(".pkl") or not zipfile.is_zipfile(path):
+    if os.path.isfile(path) and not zipfile.is_zipfile(path):
         return CheckpointMeta()
-    # With mmap the tensors' data stays on the disk.
-    return meta_of(torch.load(path, map_location="meta", weights_only=True, mmap=True))
+    try:
+        # With mmap the tensors' data stays on the disk.
+        content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except Exception:  # torch raises nearly any on a damaged file; reading it as weights says what is wrong
+        content = read_checkpoint(path)
+    return meta_of(content)

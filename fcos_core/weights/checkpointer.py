@@ -100,7 +100,7 @@ class DetectronCheckpointer:
             return None
         matching = load_matching_weights(model, load_state_dict_file(f), f, self.logger)
         mark_untrained(model, matching)
-        self._describe(read_meta(f))
+        self._describe(read_meta(f), has_classes=any("cls_logits" in key for key in matching.loaded))
         return matching
 
     def resume(self) -> dict[str, Any] | None:
@@ -198,8 +198,11 @@ class DetectronCheckpointer:
         config = {} if self.cfg is None else {CONFIG: self.cfg.dump()}
         return config if self.categories is None else {**config, CATEGORIES: [str(name) for name in self.categories]}
 
-    def _describe(self, meta: CheckpointMeta) -> None:
+    def _describe(self, meta: CheckpointMeta, has_classes: bool = True) -> None:
+        """Keep what the file says; tell the model the names of its classes, if the file gave it its class layer."""
         self.loaded_config, self.loaded_categories = meta.config, meta.categories
+        names = tuple(meta.categories or ()) if has_classes else None
+        unwrapped(self.model).category_names = names  # type: ignore[assignment]
 
     def _parts(self) -> dict[str, Any]:
         parts = {"model": unwrapped(self.model), "optimizer": self.optimizer, "scheduler": self.scheduler}

@@ -2,6 +2,8 @@
 
 import os
 import re
+import stat
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -9,18 +11,21 @@ import torch
 
 from fcos_core.config.paths_catalog import weights_url
 from fcos_core.errors import InputError
+from fcos_core.utils.text import without_secrets
 from fcos_core.weights.caffe2_names import key_of_blob
-from fcos_core.weights.caffe2_pickle import RUNS_CODE, PickledArray, RefusedPickle, read_blobs
+from fcos_core.weights.caffe2_pickle import RUNS_CODE, PickledArray, read_blobs
 from fcos_core.weights.download import download
+from fcos_core.weights.file_kind import START, foreign_kind
+from fcos_core.weights.pickle_check import RefusedPickle, check_torch_file
 
 
 def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
     """Load the state dict of `source` (file, http(s):// URL or catalog:// name), on the CPU, in the file's dtypes.
 
-    A file whose name ends in .pkl is a Caffe2 pickle, whose blobs get the keys of the ResNet body. Any other file is
-    PyTorch's: a state dict, alone or under "model" or "state_dict", its keys with or without "module.". No code that a
-    file names is run. Raise InputError if `source` cannot be found or downloaded, is damaged, holds no state dict, or
-    names code to run.
+    A file whose name ends in .pkl is a Caffe2 pickle, unless torch.save wrote it; its blobs get the keys of the ResNet
+    body. Any other file is PyTorch's: a state dict, alone or under "model" or "state_dict", its keys with or without
+    "module.". No code that a file names is run. Raise InputError if `source` cannot be found or downloaded, is damaged,
+    of another program, out of proportion to its size, holds no state dict, or names code to run.
     """
     path = find_weights(source)
     if path.lower().endswith(".pkl"):
@@ -47,21 +52,27 @@ def find_weights(source: str) -> str:
     """Return the path of `source`; download a URL or catalog:// name once, and raise InputError if this fails."""
     if source.startswith("catalog://"):
         source = weights_url(source)
-    if source.startswith(("http://", "https://")):
-        return download(source)
-    return source
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", source)
+    if not scheme:
+        return source
+    if scheme[1].lower() not in ("http", "https"):
+        raise InputError(
+            f"'{without_secrets(source)}': {scheme[1]}: is not downloaded, only http:// and https:// are. Download the "
+            "file yourself and name it in MODEL.WEIGHT."
+        )
+    return download(source)
 
 
 def read_checkpoint(path: str) -> Any:
     """Read a PyTorch file of tensors and plain Python values, on the CPU.
 
-    Raise InputError if the file is missing, empty, damaged, no PyTorch file, or names code to run.
+    Raise InputError if the file is missing, empty, damaged, no PyTorch file, out of proportion to its size, or names
+    code to run.
     """
     _check_file(path)
     try:
+        check_torch_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     # torch raises nearly any exception on a damaged file, from KeyError to OSError.
     except Exception as error:
         _refuse(path, error)
@@ -101,7 +112,10 @@ def reason_of(error: Exception) -> str:
 
 def _read_caffe2(path: str) -> dict[str, torch.Tensor]:
     _check_file(path)
+    if zipfile.is_zipfile(path):
+        return state_dict_of(read_checkpoint(path), path)
     state = {}
+    left = os.path.getsize(path)
     try:
         with open(path, "rb") as file:
             blobs = read_blobs(file)
@@ -111,9 +125,11 @@ def _read_caffe2(path: str) -> dict[str, torch.Tensor]:
                 continue
             if not isinstance(value, PickledArray):
                 raise RefusedPickle(f"its blob '{blob}' is not an array")
-            state[key] = torch.from_numpy(value.to_numpy())
-    except MemoryError:
-        raise
+            array = value.to_numpy()
+            left -= array.nbytes
+            if left < 0:
+                raise RefusedPickle("its blobs use the same bytes again and again")
+            state[key] = torch.from_numpy(array)
     # pickle, too, raises nearly any exception on a damaged file.
     except Exception as error:
         _refuse(path, error)
@@ -129,17 +145,20 @@ def _check_file(path: str) -> None:
             "or give a URL or a catalog:// name."
         )
     try:
-        with open(path, "rb") as file:
-            start = file.read(64)
+        # Opening a pipe would wait for ever.
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+        start = b""
+        if is_file:
+            with open(path, "rb") as file:
+                start = file.read(START)
     except OSError as error:
         raise InputError(f"The weights file '{path}' cannot be read: {error.strerror}.") from error
+    if not is_file:
+        raise InputError(f"'{path}' is a pipe or a device; name a weights file.")
     if not start:
         raise InputError(f"The weights file '{path}' is empty; delete it and download or save it again.")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise InputError(
-            f"The weights file '{path}' is a web page, not weights; delete it and download the file itself by "
-            "its direct link."
-        )
+    if kind := foreign_kind(path, start):
+        raise InputError(f"The weights file '{path}' is {kind}.")
 
 
 def _refuse(path: str, error: Exception) -> NoReturn:
@@ -148,6 +167,11 @@ def _refuse(path: str, error: Exception) -> NoReturn:
         raise InputError(
             f"The file '{path}' is refused: {reason}. Weights are tensors and plain values; ask its owner to save "
             "the state dict alone, with torch.save({'model': model.state_dict()}, FILE)."
+        ) from error
+    # torch raises a RuntimeError, Python a MemoryError.
+    if isinstance(error, MemoryError) or "allocate memory" in reason:
+        raise InputError(
+            f"The file '{path}' needs more memory than is free here; free some, or use a file of smaller weights."
         ) from error
     raise InputError(
         f"The file '{path}' is damaged or is not a weights file ({reason}); delete it and download or copy it again."

@@ -25,6 +25,7 @@ class WeightMatching:
         unexpected: file keys without a model key.
         not_wanted: file keys of a classifier, which no detector has.
         mismatched: (model key, shape in the file, shape in the model) where the shapes differ.
+        unusable: loaded model keys that got NaN, infinite numbers, or negative variances.
     """
 
     loaded: dict[str, str] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class WeightMatching:
     unexpected: list[str] = field(default_factory=list)
     not_wanted: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
 
     @property
     def is_normal(self) -> bool:
@@ -61,17 +63,77 @@ def load_matching_weights(
     """Copy the matching tensors of a file's `state` into `model` in place, in the model's dtypes, and log a table.
 
     Tensors of the head (keys under rpn.) whose shapes differ, as for another number of classes, keep their
-    initialization. `source` names the file in errors and in the log. Raise InputError if the file is of another model;
-    `model` is unchanged then.
+    initialization. `source` names the file in errors and in the log. NaN, infinite numbers and negative variances are
+    loaded with a warning. Raise InputError if the file is of another model, or its tensors are of a kind that cannot
+    be weights; `model` is unchanged then.
     """
+    check_kinds(state, source)
     targets = model.state_dict()
     matching = match_state_dicts(targets, state)
     check_same_model(matching, targets, state, source)
+    # All are converted before the first is copied: an error must not leave a model that is changed in part.
+    values = {key: _converted(state[ours], targets[key], ours, source) for key, ours in matching.loaded.items()}
+    matching.unusable = unusable_tensors(values)
     with torch.no_grad():
-        for key, file_key in matching.loaded.items():
-            targets[key].copy_(state[file_key])
+        for key, value in values.items():
+            targets[key].copy_(value)
     logger.log(logging.INFO if matching.is_normal else logging.WARNING, "%s", matching.table(source))
+    if matching.unusable:
+        logger.warning("%s", unusable_sentence(matching.unusable, source))
     return matching
+
+
+def check_kinds(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise InputError if a tensor of a file's `state` is nested, quantized, without data, sparse or complex."""
+    for key, value in state.items():
+        # Most attributes of a nested tensor, its shape among them, raise an error.
+        kinds = {
+            "nested": value.is_nested,
+            "quantized": value.is_quantized,
+            "on the device meta, without data": value.is_meta,
+            "sparse": not value.is_nested and value.layout != torch.strided,
+            "complex": value.is_complex(),
+        }
+        if kind := next((name for name, applies in kinds.items() if applies), ""):
+            raise InputError(
+                f"'{source}' cannot be loaded: its tensor '{key}' is {kind}. Save the weights as plain tensors of "
+                "floating-point numbers."
+            )
+
+
+def unusable_tensors(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the keys of the tensors with NaN, infinite numbers, or negative variances of a BatchNorm."""
+    return [
+        key
+        for key, value in state.items()
+        if value.is_floating_point()
+        and not (torch.isfinite(value).all() and (not key.endswith("running_var") or (value >= 0).all()))
+    ]
+
+
+def unusable_sentence(keys: list[str], source: str) -> str:
+    """Say which tensors of the file `source` make every result wrong."""
+    return (
+        f"'{source}' has NaN, infinite numbers or negative variances in {len(keys)} tensors: {_examples(keys)}. Its "
+        "training has failed or the file is damaged: name an earlier checkpoint."
+    )
+
+
+def _converted(value: torch.Tensor, target: torch.Tensor, key: str, source: str) -> torch.Tensor:
+    """Return `value` in the dtype of the model's `target`; raise InputError if it is of another kind of number."""
+    if target.is_floating_point() and not value.is_floating_point():
+        raise InputError(
+            f"'{source}' cannot be loaded: '{key}' is {value.dtype} in the file and {target.dtype} in the model. Save "
+            "the weights as floating-point numbers."
+        )
+    try:
+        return value.detach().to(target.dtype)
+    # Some dtypes only store numbers that a library of their own packs.
+    except (RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"'{source}' cannot be loaded: '{key}' is {value.dtype}, which PyTorch does not convert to {target.dtype}. "
+            "Save the weights as float32."
+        ) from error
 
 
 def match_state_dicts(model: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> WeightMatching:

@@ -42,10 +42,12 @@ def test_keep_empty_and_testing_keep_every_image(files):
     assert len(COCODataset(*files)) == 6
 
 
-def test_boxes_without_extent_are_left_out_with_one_warning(files, caplog):
+def test_boxes_without_extent_are_left_out_with_one_warning_of_each_kind(files, caplog):
     dataset = COCODataset(*files)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warnings) == 1 and warnings[0].startswith("2 boxes of")
+    assert len(warnings) == 2
+    assert warnings[0].startswith("2 boxes of") and "no width or no height" in warnings[0]
+    assert warnings[1].startswith("1 boxes of") and "annotation 3 of image 3" in warnings[1]
     assert len(dataset.ground_truth(5)) == 0
 
 
@@ -157,7 +159,7 @@ def test_a_dataset_without_annotations_is_for_testing_only(make_files):
 
 def test_nothing_to_train_on(make_files):
     tree = tree_of(SIZES)
-    tree["annotations"] = [annotation(1, 1, [1, 1, 1, 1])]
+    tree["annotations"] = []
     files = make_files(tree)
     with pytest.raises(InputError, match=r"no image with a box .*KEEP_EMPTY_IMAGES"):
         COCODataset(*files, is_train=True)
@@ -179,17 +181,95 @@ def test_concatenation_goes_through_its_datasets(make_files):
             both.image_id(outside)
 
 
+def with_categories(pairs):
+    """Return a tree of one image with a box of each category; `pairs` are (id, name) in the order of the file."""
+    tree = tree_of([(90, 30)])
+    tree["categories"] = [{"id": i, "name": name} for i, name in pairs]
+    # The box's width tells the name's length, so that a test sees which class a box has, whatever its id.
+    tree["annotations"] = [annotation(k, 1, [1, 2, 5 + len(name), 12], i) for k, (i, name) in enumerate(pairs, 1)]
+    return tree
+
+
+def labels_by_width(dataset):
+    target = dataset.ground_truth(0)
+    widths = (target.bbox[:, 2] - target.bbox[:, 0] + 1).int().tolist()
+    return dict(zip([width - 5 for width in widths], target.get_field("labels").tolist(), strict=True))
+
+
+TRAINED = ("a", "bb", "ccc")
+ROTATED = [(2, "a"), (3, "bb"), (1, "ccc")]
+
+
+@pytest.mark.parametrize("pairs", [ROTATED, [(30, "ccc"), (10, "bb"), (20, "a")], list(enumerate(TRAINED, 1))])
+def test_categories_are_numbered_by_name_whatever_their_ids_and_order(make_files, pairs):
+    dataset = COCODataset(*make_files(with_categories(pairs)))
+    dataset.use_labels(TRAINED)
+    assert labels_by_width(dataset) == {1: 1, 2: 2, 3: 3} and dataset.category_names == TRAINED
+    ids = {name: i for i, name in pairs}
+    assert dataset.contiguous_to_category_id == {label: ids[name] for label, name in enumerate(TRAINED, 1)}
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
-    [(["cell", "dot"], "1 and 2 of them"), (["dot"], "number 1 is 'cell' in one and 'dot' in the other")],
+    [
+        (["a", "bb"], r"lacks 'ccc'\. .*FEWER_CATEGORIES"),
+        (["a", "bb", "ccc", "dddd"], "lists 'dddd' in addition"),
+        (["a", "bb", "x"], "lists 'x' in addition and lacks 'ccc'"),
+        (["a", "bb", "CCC "], r"'CCC ' and 'ccc' differ in case or spaces alone"),
+    ],
 )
-def test_concatenation_needs_the_same_categories(make_files, names, sentence):
-    tree = tree_of([(40, 30)])
-    first = COCODataset(*make_files(tree, "a"))
-    tree["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-    second = COCODataset(*make_files(tree, "b"))
+def test_other_categories_are_named_in_both_directions(make_files, names, sentence):
+    dataset = COCODataset(*make_files(with_categories(list(enumerate(names, 1)))))
+    with pytest.raises(InputError, match=sentence) as caught:
+        dataset.use_labels(TRAINED)
+    assert "write" not in str(caught.value)
+    first = COCODataset(*make_files(with_categories(list(enumerate(TRAINED, 1))), "b"))
     with pytest.raises(InputError, match=sentence):
-        ConcatCOCODataset([first, second])
+        ConcatCOCODataset([first, dataset])
+
+
+def test_datasets_are_trained_on_together_by_name(make_files):
+    first = COCODataset(*make_files(with_categories(list(enumerate(TRAINED, 1))), "a"))
+    second = COCODataset(*make_files(with_categories(ROTATED), "b"))
+    both = ConcatCOCODataset([first, second])
+    assert both.category_names == TRAINED and labels_by_width(second) == {1: 1, 2: 2, 3: 3}
+    both.use_labels(("ccc", "bb", "a"))
+    assert labels_by_width(first) == labels_by_width(second) == {3: 1, 2: 2, 1: 3}
+
+
+def test_a_dataset_may_lack_classes_where_the_config_says_so(make_files):
+    first, second = (
+        COCODataset(*make_files(with_categories(pairs), name), fewer_categories=True)
+        for pairs, name in (([(5, "bb"), (9, "a")], "a"), ([(1, "a"), (2, "ccc")], "b"))
+    )
+    both = ConcatCOCODataset([first, second])
+    assert both.category_names == ("bb", "a", "ccc")
+    assert labels_by_width(second) == {1: 2, 3: 3} and second.contiguous_to_category_id == {2: 1, 3: 2}
+    check_num_classes(both, 81, "both")
+    with pytest.raises(InputError, match="has 3 categories: write 4"):
+        check_num_classes(both, 3, "both")
+    with pytest.raises(InputError, match="lists 'ccc' in addition"):
+        second.use_labels(("a", "bb"))
+
+
+def test_two_categories_of_one_name_stay_two(make_files):
+    pairs = [(4, "dot"), (2, "a"), (7, "dot")]
+    dataset = COCODataset(*make_files(with_categories(pairs)))
+    assert dataset.category_names == ("a", "dot (id 4)", "dot (id 7)")
+    assert dataset.contiguous_to_category_id == {1: 2, 2: 4, 3: 7}
+    # Nobody can tell which of two equal names is which under other ids.
+    other = COCODataset(*make_files(with_categories([(1, "dot"), (2, "a"), (3, "dot")]), "b"))
+    with pytest.raises(InputError, match=r"lists 'dot \(id 1\)', 'dot \(id 3\)' in addition and lacks 'dot \(id 4\)'"):
+        other.use_labels(dataset.category_names)
+
+
+def test_labels_may_follow_the_order_of_the_file(make_files):
+    files = make_files(with_categories(ROTATED))
+    by_id, by_file = COCODataset(*files), COCODataset(*files, label_order="file")
+    assert by_id.category_names == ("ccc", "a", "bb") and by_file.category_names == TRAINED
+    assert labels_by_width(by_file) == {1: 1, 2: 2, 3: 3}
+    assert "LABEL_ORDER 'file'" in by_id.order_note and by_file.order_note == ""
+    assert COCODataset(*make_files(with_categories(list(enumerate(TRAINED, 1))), "b")).order_note == ""
 
 
 def test_the_number_of_classes_to_write_is_given(make_files):

@@ -118,7 +118,11 @@ def test_a_catalog_that_gives_no_dataset(catalog_cfg, factory, text, words):
         ("__len__", lambda self: 0, "no image"),
         ("__getitem__", lambda self, index: boxes(), "must be .image, BoxList, index."),
         ("__getitem__", lambda self, index: (torch.zeros(3, 64, 72), boxes(), index), "Tensor: return a PIL image"),
-        ("__getitem__", lambda self, index: (Image.new("L", (72, 64)), boxes((1, 3)), index), "labels from 1 to 3"),
+        (
+            "__getitem__",
+            lambda self, index: (Image.new("L", (72, 64)), boxes((1, 3)), index),
+            "from 1 to 3; they must be from 1 to 2",
+        ),
         ("__getitem__", lambda self, index: (Image.new("L", (72, 64)), boxes((0, 1)), index), "labels from 0 to 1"),
         ("__getitem__", lambda self, index: (Image.new("L", (72, 64)), boxes((0.5, 1)), index), "one integer"),
         ("__getitem__", lambda self, index: (Image.new("L", (72, 64)), boxes(size=(9, 9)), index), r"BoxList \(9, 9\)"),
@@ -133,6 +137,17 @@ def test_what_a_dataset_lacks_is_said_before_the_training(catalog_cfg, monkeypat
 def test_names_of_an_own_dataset_are_those_of_a_predictor(catalog_cfg, monkeypatch):
     monkeypatch.setattr(datasets, "Drawn", WithGroundTruth)
     assert category_names(catalog_cfg()) == ("pear", "plum")
+
+
+def test_labels_follow_the_names_of_the_detector():
+    dataset = OwnDataset(WithGroundTruth(), 3)
+    dataset.use_labels(["plum", "pear"])
+    assert dataset[0][1].get_field("labels").tolist() == [2, 1]
+    assert dataset.contiguous_to_category_id == {1: 2, 2: 1}
+    assert [entry["category_id"] for entry in dataset.coco.loadAnns([1, 2])] == [1, 2]
+    with pytest.raises(InputError, match="fig"):
+        dataset.use_labels(["plum", "fig"])
+    assert OwnDataset(Drawn(), 3).category_names == ()
 
 
 def test_all_missing_methods_are_named_at_once():

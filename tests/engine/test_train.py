@@ -11,6 +11,8 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from fcos_core.config import cfg
+from fcos_core.engine import test as engine_test
+from fcos_core.engine import train
 from fcos_core.engine.train import make_training_step
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.solver import make_optimizer
@@ -134,3 +136,34 @@ def test_steps_on_a_gpu_are_those_on_the_cpu(precision, tolerance, compiled):
             assert found[name].item() == pytest.approx(loss.item(), rel=tolerance)
         step.update()
         reference.update()
+
+
+class Saver:
+    """A checkpointer that remembers the names that it is asked for."""
+
+    def __init__(self):
+        self.saved = []
+
+    def save(self, name, **_):
+        self.saved.append(name)
+
+
+def test_no_model_is_the_best_by_a_metric_without_boxes(monkeypatch, caplog):
+    config = cfg.clone()
+    config.merge_from_list(["TEST.EVAL_PERIOD", 1, "TEST.BEST_METRIC", "APl", "DATASETS.TEST", ("cells",)])
+    saver, values = Saver(), iter([-1.0, 0.0])
+    monkeypatch.setattr(train, "test", lambda *_, **__: {"cells": {"bbox": {"APl": next(values)}}})
+    evaluation = train._Evaluation(config, torch.nn.Identity(), {}, saver, {})
+    evaluation(False)
+    assert not saver.saved and "APl is -1, as cells has no box for it" in caplog.text
+    evaluation(False)
+    assert saver.saved == ["model_best"]
+
+
+def test_the_evaluation_knows_how_many_detections_an_image_has(monkeypatch):
+    config = cfg.clone()
+    config.merge_from_list(["TEST.DETECTIONS_PER_IMG", 300])
+    seen = []
+    monkeypatch.setattr(engine_test, "inference", lambda *_, **options: seen.append(options["detections_per_img"]))
+    engine_test.test(config, {"cells": None}, torch.nn.Identity())
+    assert seen == [300]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from fcos_core.data.datasets.evaluation import evaluate as published_evaluate
 from fcos_core.errors import InputError
 from fcos_core.evaluation import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.visualize.detections import draw_detections
 
 # Two images of 100 x 50; category ids 7 and 3, so that labels 1 and 2 are ids 3 and 7.
 BOXES = {1: [([10, 10, 20, 20], 7), ([50, 5, 40, 40], 3)], 2: [([0, 0, 30, 30], 3)]}
@@ -163,6 +163,88 @@ def test_nothing_found_gives_zeros(dataset, tmp_path, evaluator):
     assert json.loads((tmp_path / "bbox.json").read_text()) == []
 
 
+EVALUATORS = pytest.mark.parametrize("evaluator", ["pycocotools", "faster_coco_eval"])
+
+
+@EVALUATORS
+def test_detections_beyond_100_get_metrics_of_their_own(dataset, caplog, evaluator):
+    """One cat in image 2 is found by detection 150 of its image and class, the two others by the first."""
+    caplog.set_level("INFO")
+    predictions = perfect(dataset, scale=1)
+    far = BoxList(torch.tensor([[90.0, 40, 99, 49]]).repeat(149, 1), (100, 50))
+    cat = predictions[1]
+    both = BoxList(torch.cat([far.bbox, cat.bbox]), (100, 50))
+    both.add_field("scores", torch.linspace(0.8, 0.1, 150))
+    both.add_field("labels", torch.ones(150, dtype=torch.int64))
+    predictions[1] = both
+    results = evaluate(dataset, predictions, evaluator=evaluator, detections_per_img=200)["bbox"]
+    # Of the two cats one is found within 100: recall 0.5, precision 1 up to there, at 51 of the 101 points of recall.
+    assert results["AR100"] == pytest.approx((0.5 + 1) / 2) and results["AP"] == pytest.approx((51 / 101 + 1) / 2)
+    # With 200 the second is found too, at a precision of 2 / 151.
+    assert results["AR200"] == pytest.approx(1)
+    assert results["AP@200"] == pytest.approx(((51 + 50 * 2 / 151) / 101 + 1) / 2)
+    assert (
+        "count the best 100 detections of an image and class: 50 of 152 detections are beyond. With 200:" in caplog.text
+    )
+    assert "maxDets=200 ] = 0.756" in caplog.text and "maxDets=200 ] = 1.000" in caplog.text
+
+
+@EVALUATORS
+def test_more_detections_leave_the_metrics_of_100_as_they_are(many, evaluator):
+    expected = evaluate(*many, evaluator=evaluator)
+    results = evaluate(*many, evaluator=evaluator, detections_per_img=300)
+    # No image has more than 42 detections, so that 300 count the same.
+    extra = {"AP@300": expected["bbox"]["AP"], "AR300": expected["bbox"]["AR100"]}
+    assert results["bbox"] == {**expected["bbox"], **extra}
+    assert results["AP per class"] == expected["AP per class"]
+    assert list(expected["bbox"]) == list(METRICS)
+
+
+def test_without_a_number_the_predictions_say_how_many_count(dataset):
+    boxes = BoxList(torch.tensor([[0.0, 0, 29, 29]]).repeat(130, 1), (100, 50))
+    boxes.add_field("scores", torch.linspace(0.9, 0.1, 130))
+    boxes.add_field("labels", torch.ones(130, dtype=torch.int64))
+    assert "AP@130" in evaluate(dataset, {1: boxes})["bbox"]
+    assert "AP@130" not in evaluate(dataset, {1: boxes[:100]})["bbox"]
+
+
+@EVALUATORS
+def test_minus_one_is_explained_where_it_is_printed(dataset, caplog, evaluator):
+    caplog.set_level("INFO")
+    tree = dataset.coco.dataset
+    for entry in tree["annotations"]:
+        entry["iscrowd"] = int(entry["category_id"] == 7)
+    results = evaluate(dataset, perfect(dataset), evaluator=evaluator)
+    assert results["AP per class"] == pytest.approx({"cat": 1, "dog": -1}) and results["bbox"]["APl"] == -1
+    # The boxes of cats have 1600 and 900 square pixels, small and medium.
+    why = "the annotation file has no box of it, crowds aside"
+    assert f" -1.000  dog: {why}" in caplog.text
+    assert f" -1 for area=large (9216 to 10000000000 square pixels): {why}" in caplog.text
+    assert caplog.text.count(why) == 2
+
+
+def test_a_file_without_boxes_explains_every_minus_one(tmp_path, caplog):
+    caplog.set_level("INFO")
+    images = [{"id": 1, "file_name": "1.png", "width": 100, "height": 50}]
+    tree = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    empty = COCODataset(str(tmp_path), str(tmp_path / "a.json"), check_files=False)
+    assert set(evaluate(empty, {})["bbox"].values()) == {-1}
+    for row in ("-1 for area=all", "-1 for area=small", "-1 for area=medium", "-1 for area=large", "-1.000  cat:"):
+        assert row in caplog.text
+
+
+def test_two_categories_of_one_name_have_a_row_each(dataset, caplog):
+    caplog.set_level("INFO")
+    tree = json.loads(Path(dataset.ann_file).read_text())
+    tree["categories"] = [{"id": 7, "name": "pet"}, {"id": 3, "name": "pet"}]
+    Path(dataset.ann_file).write_text(json.dumps(tree))
+    dataset = COCODataset(dataset.img_dir, dataset.ann_file)
+    predictions = {index: boxes[boxes.get_field("labels") == 1] for index, boxes in perfect(dataset).items()}
+    assert evaluate(dataset, predictions)["AP per class"] == pytest.approx({"pet (id 3)": 1, "pet (id 7)": 0})
+    assert "1.000  pet (id 3)\n" in caplog.text
+
+
 def test_expected_results():
     results = {"bbox": {"AP": 0.5}}
     check_expected_results(results, [["bbox", "AP", 0.52, 0.01]], sigma_tol=4)
@@ -206,15 +288,3 @@ def test_a_list_of_detections_is_evaluated_as_published(dataset, tmp_path):
     assert results == evaluate(dataset, found) and (tmp_path / "bbox.json").exists()
     with pytest.raises(InputError, match="expected between"):
         published_evaluate(predictions=list(found.values()), **args, expected_results=[("bbox", "AP", (0.5, 0.1))])
-
-
-def test_drawing_marks_boxes_above_the_threshold(tmp_path):
-    boxes = BoxList([[10, 10, 30, 30], [60, 10, 80, 30]], (100, 50))
-    boxes.add_field("scores", torch.tensor([0.9, 0.1]))
-    boxes.add_field("labels", torch.tensor([1, 2]))
-    draw_detections(Image.new("RGB", (100, 50)), boxes, ["cat", "dog"], tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as picture:
-        # The picture is 50 pixels high and enlarged seven times, to 350. Look at the left border of each box.
-        assert picture.size == (700, 350)
-        assert picture.getpixel((70, 180)) == (0xE6, 0x19, 0x4B)
-        assert picture.getpixel((420, 180)) == (0, 0, 0)

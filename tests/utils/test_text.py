@@ -4,8 +4,10 @@ import io
 
 import pytest
 
+from fcos_core.config import cfg
 from fcos_core.errors import InputError
-from fcos_core.utils.text import Block, escape_unencodable, printable
+from fcos_core.utils.collect_env import environment
+from fcos_core.utils.text import Block, escape_unencodable, printable, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,30 @@ def test_a_terminal_that_knows_ascii_alone():
     stream.flush()
     assert stream.buffer.getvalue() == rb"Gr\xf6\xdfe \u732b"
     escape_unencodable(io.StringIO())  # has no encoding
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("'https://me:geheim@h/w.pth' failed", "'https://***@h/w.pth' failed"),
+        ("https://h/w.pth?token=geheim&dl=1#w.pth: 404", "https://h/w.pth?token=***&dl=***#w.pth: 404"),
+        ("https://h/w.pth?geheim.", "https://h/w.pth?***."),
+        ("s3://id:geheim@bucket/w.pth?sig=geheim", "s3://***@bucket/w.pth?sig=***"),
+        ("http://me:ge/heim@h/w.pth", "http://***@h/w.pth"),
+        ("http://me:ge heim@h/w.pth", "http://***@h/w.pth"),
+        ("http:/me:geheim@h/w.pth", "http:/***@h/w.pth"),
+        ("http://[::1]:80/a@b, http://h:80/a@b", "http://[::1]:80/a@b, http://h:80/a@b"),
+        ("catalog://ImageNetPretrained/MSRA/R-50; a@b: c?d=e", "catalog://ImageNetPretrained/MSRA/R-50; a@b: c?d=e"),
+    ],
+)
+def test_secrets_in_urls_are_hidden(text, shown):
+    assert without_secrets(text) == printable(text) == shown
+    assert str(InputError(text)) == shown
+
+
+def test_secrets_stay_out_of_the_record_of_a_run(monkeypatch):
+    config = cfg.clone()
+    config.merge_from_list(["MODEL.WEIGHT", "https://me:geheim@h/w.pth?token=geheim"])
+    assert "https://***@h/w.pth?token=***" in config.dump() and "geheim" not in config.dump()
+    monkeypatch.setattr("sys.argv", ["train_net.py", "MODEL.WEIGHT", config.MODEL.WEIGHT])
+    assert "geheim" not in environment()["Command"] and "@h/w.pth" in environment()["Command"]

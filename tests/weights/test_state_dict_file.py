@@ -1,6 +1,10 @@
 import io
 import os
 import pickle
+import struct
+import tarfile
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -295,3 +299,154 @@ def test_a_url_is_read_by_the_kind_of_its_cached_name(monkeypatch, tmp_path):
     assert list(load_state_dict_file("http://127.0.0.1:9/x?id=3#r.pkl")) == ["stem.conv1.weight"]
     torch.save(STATE, tmp_path / "checkpoints" / "r.pth")
     assert_same(load_state_dict_file("http://127.0.0.1:9/r.pth?dl=1"), STATE)
+
+
+def _zip(*names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+def _tar():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("w.pth"))
+    return buffer.getvalue()
+
+
+_SAFETENSORS_HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pkl"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (struct.pack("<Q", len(_SAFETENSORS_HEADER)) + _SAFETENSORS_HEADER + b"1234", "a safetensors file.*load_file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer.*`git lfs pull`"),
+        (b"\xef\xbb\xbf <html>", "a web page"),
+        (b'{"error": "gone"}', "a JSON text.*gone"),
+        (b"\x08\x07\x12\x07pytorch", "an ONNX model"),
+        (_zip("m/code/a.py", "m/constants.pkl", "m/data.pkl"), r"a TorchScript program.*state_dict\(\)"),
+        (_zip("m/archive_format", "m/models/model.json"), r"a program of torch\.export"),
+        (_zip("conv.npy"), "an archive of NumPy arrays"),
+        (_zip("model.pth"), "a zip archive of other files; unpack it"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b'model_checkpoint_path: "model.ckpt"', "a TensorFlow checkpoint"),
+        (b"\0" * 40 + bytes.fromhex("57fb808b247547db"), "a TensorFlow checkpoint"),
+        (b"\x1f\x8b\x08\0", "compressed with gzip; unpack it"),
+        (b"\xfd7zXZ\0", "compressed with xz"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+        (_tar(), "a tar archive; unpack it"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}' is {sentence}"):
+        load_state_dict_file(str(tmp_path / name))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("w.pth", "w.pkl"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="is a pipe or a device"):
+            load_state_dict_file(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("source", ["s3://me:geheim@b/w.pth", "ftp://h/w.pth", "file:///w.pth", "hf://h/w.pth"])
+def test_other_schemes_are_named(source):
+    with pytest.raises(InputError, match="is not downloaded, only http:// and https:// are") as caught:
+        load_state_dict_file(source)
+    assert "geheim" not in repr(caught.value)
+
+
+def test_pkl_that_torch_saved(tmp_path):
+    path = str(tmp_path / "w.pkl")
+    torch.save({"model": STATE}, path)
+    assert_same(load_state_dict_file(path), STATE)
+
+
+def in_torch_file(pickled):
+    """Make a file of torch.save whose pickle is replaced."""
+    buffer = io.BytesIO()
+    torch.save(STATE, buffer)
+    source, changed = zipfile.ZipFile(buffer), io.BytesIO()
+    with zipfile.ZipFile(changed, "w") as archive:
+        for name in source.namelist():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else source.read(name))
+    return changed.getvalue()
+
+
+_DEEP_KEY = b"\x80\x02}N" + b"\x85" * 300_000 + b"Ns."
+_SET_AGAIN_AND_AGAIN = (
+    b"\x80\x02]q\0(" + b"K\x01" * 5000 + b"ec__builtin__\nset\nq\x010(" + b"h\x01h\0\x85R" * 2000 + b"l."
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("w.pkl", b"\x80\x02Nr\xff\xff\xff\x0f.", "it numbers a value 268435455"),
+        ("w.pkl", b"Np268435455\n.", "it numbers a value 268435455"),
+        ("w.pkl", b"\x80\x05\x96" + (2**31).to_bytes(8, "little") + b".", "it claims a value of 2147483648 bytes"),
+        ("w.pkl", b"\x80\x05\x8e" + (2**61).to_bytes(8, "little") + b".", "it claims a value of"),
+        ("w.pkl", b"\x80\x05\x8d" + (2**40).to_bytes(8, "little") + b".", "it claims a value of"),
+        ("w.pkl", b"\x80\x02X\xff\xff\xff\x7f.", "it claims a value of"),
+        ("w.pkl", b"\x80\x02\x8b\xff\xff\xff\x7f.", "it claims a value of"),
+        ("w.pkl", _DEEP_KEY, "nested more than 100 deep"),
+        ("w.pth", in_torch_file(_DEEP_KEY), "nested more than 100 deep"),
+        ("w.pth", in_torch_file(b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."), "it makes a bytearray"),
+        ("w.pth", in_torch_file(_SET_AGAIN_AND_AGAIN), "uses large values again and again"),
+    ],
+)
+def test_memory_and_depth_are_bounded_by_the_files_size(tmp_path, name, data, sentence):
+    (tmp_path / name).write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=f"{name}' is damaged or is not a weights file .*{sentence}"):
+            load_state_dict_file(str(tmp_path / name))
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(data) + 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_zip_bomb(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"a": torch.zeros(100_000)}, buffer)
+    source = zipfile.ZipFile(buffer)
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+    with pytest.raises(InputError, match="would unpack to more than its own size"):
+        load_state_dict_file(str(tmp_path / "w.pth"))
+
+
+def test_pkl_whose_blobs_share_their_bytes(tmp_path):
+    array = PickledOnce(np.zeros(1000, np.float32))
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({f"blob{number}": array for number in range(9)}, protocol=2))
+    with pytest.raises(InputError, match="use the same bytes again and again"):
+        load_state_dict_file(str(tmp_path / "w.pkl"))
+
+
+class PickledOnce:
+    """Array whose pickle the others refer to."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __reduce__(self):
+        return self._array.__reduce__()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), RuntimeError("can't allocate memory")])
+def test_what_parsers_raise_is_a_sentence(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    for name, function in (("w.pth", "torch.load"), ("w.pkl", "fcos_core.weights.state_dict_file.read_blobs")):
+        torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=False)
+        monkeypatch.setattr(function, fail)
+        with pytest.raises(InputError, match=r"more memory than is free|RecursionError: too deep"):
+            load_state_dict_file(str(tmp_path / name))

@@ -282,3 +282,57 @@ def test_every_released_layout_loads_into_itself_and_into_no_other_backbone():
             load_matching_weights(Model(shapes[ours]), shapes[theirs], theirs, logger)
         with pytest.raises(InputError, match="of another model"):
             load_matching_weights(Model(shapes[ours]), zeros(body_of(layout(theirs))), theirs, logger)
+
+
+def _nested():
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(1)])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (torch.ones(2).to_sparse(), "is sparse"),
+        (torch.ones(2, 2).to_sparse_csr(), "is sparse"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "is quantized"),
+        (torch.empty(2, device="meta"), "without data"),
+        (torch.ones(2, dtype=torch.complex64), "is complex"),
+        (_nested, "is nested"),
+        (torch.ones(2, dtype=torch.int8), r"is torch\.int8 in the file and torch\.float32 in the model"),
+        (torch.ones(2, dtype=torch.bool), r"is torch\.bool in the file"),
+        (torch.ones(3), "of another model"),
+        (torch.ones(0), "of another model"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused_before_any_is_copied(value, sentence):
+    model = Model(small(*MODEL_KEYS))
+    file = {key: torch.ones(2) for key in MODEL_KEYS}
+    file["backbone.fpn.inner.weight"] = value() if callable(value) else value
+    with pytest.raises(InputError, match=rf"'w\.pth' .*{sentence}"):
+        load_matching_weights(model, file, "w.pth", logging.getLogger("matching-test"))
+    assert all(value.eq(0).all() for value in model.tensors.values())
+
+
+def test_expanded_and_transposed_tensors_load(caplog):
+    model = {"backbone.body.conv.weight": torch.zeros(3, 2)}
+    file = {"backbone.body.conv.weight": torch.tensor([[1.0, 2.0]]).expand(3, 2).t().contiguous().t()}
+    tensors, *_ = load(model, file, caplog)
+    assert tensors["backbone.body.conv.weight"].tolist() == [[1, 2]] * 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (MODEL_KEYS[0], [1.0, float("nan")]),
+        (MODEL_KEYS[3], [float("-inf"), 1.0]),
+        ("backbone.body.bn.running_mean", [float("nan"), 0.0]),
+        ("backbone.body.bn.running_var", [-1.0, 0.5]),
+        (MODEL_KEYS[0], torch.tensor([1e300, 0], dtype=torch.float64)),  # infinite in float32
+    ],
+)
+def test_numbers_that_no_training_leaves_are_warned_of(key, value, caplog):
+    keys = [*MODEL_KEYS, "backbone.body.bn.running_mean", "backbone.body.bn.running_var"]
+    state = {**{name: torch.ones(2) for name in keys}, key: torch.as_tensor(value)}
+    matching = load_matching_weights(Model(small(*keys)), state, "w.pth", logging.getLogger("matching-test"))
+    assert matching.unusable == [key]
+    assert f"'w.pth' has NaN, infinite numbers or negative variances in 1 tensors: {key}." in caplog.text

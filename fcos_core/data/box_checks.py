@@ -1,0 +1,107 @@
+"""Find boxes that cannot be learned, and signs that a file gives its boxes in another form than COCO's."""
+
+import logging
+
+import numpy as np
+
+from fcos_core.data.coco_json import COCOTable
+from fcos_core.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Annotation tools round: a box may pass the edge of its image by this many pixels.
+_TOLERANCE = 1
+
+
+def check_boxes(table: COCOTable, is_train: bool) -> None:
+    """Warn of boxes without extent, outside their image or beyond its edge: how many, and an example.
+
+    Boxes of crowds are not looked at, as nothing is learned from them.
+
+    Raises:
+        InputError: no box is left to learn although the file has annotations; in a file for testing, crowds alone are
+            no error.
+    """
+    rows = np.flatnonzero(~table.crowd)
+    if not len(rows):
+        if is_train and len(table.crowd):
+            raise InputError(
+                f"All {len(table.crowd)} annotations of '{table.ann_file}' have iscrowd 1, and nothing is learned from "
+                "crowds: write iscrowd 0 for boxes of single objects."
+            )
+        return
+    images = np.searchsorted(table.offsets, rows, side="right") - 1
+    boxes, sizes = table.boxes[rows], table.sizes[images]
+    usable = _usable(boxes, sizes)
+    faults = _faults(boxes, sizes, usable)
+    if not usable.any():
+        counts = ", ".join(f"{mask.sum()} {fault}" for fault, (mask, _) in faults.items() if mask.any())
+        advice = _other_form(boxes, sizes) or "Give x, y, width and height in pixels of the image."
+        raise InputError(
+            f"None of the {len(rows)} boxes of '{table.ann_file}' can be learned, such as {_example(table, rows[0])}: "
+            f"{counts}. {advice}"
+        )
+    for fault, (mask, effect) in faults.items():
+        if mask.any():
+            example = _example(table, rows[np.argmax(mask)])
+            logger.warning("%d boxes of '%s' %s, such as %s: %s", mask.sum(), table.ann_file, fault, example, effect)
+
+
+def _usable(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return (M,) bool: boxes of which `COCODataset.ground_truth` leaves something."""
+    boxes, last = boxes.astype(np.float32), sizes - 1
+    first = np.clip(boxes[:, :2], 0, last)
+    second = np.clip(boxes[:, :2] + np.maximum(boxes[:, 2:] - 1, 0), 0, last)
+    usable: np.ndarray = (second > first).all(axis=1)
+    return usable
+
+
+def _faults(boxes: np.ndarray, sizes: np.ndarray, usable: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
+    """Return what can be wrong with boxes, with the mask of the boxes (M,) and what becomes of them."""
+    flat, thin = (boxes[:, 2:] == 0).any(axis=1), (boxes[:, 2:] <= 1).any(axis=1)
+    beyond = usable & ~_inside(boxes, sizes, "x, y, width, height")
+    left_out = "they are left out of training, but metrics count them."
+    form = _other_form(boxes, sizes) if beyond.any() else ""
+    return {
+        "have no width or no height": (flat, left_out),
+        "are at most 1 pixel wide or high": (thin & ~flat, left_out),
+        "lie outside their image": (~usable & ~thin, left_out),
+        "pass the edge of their image": (beyond, f"training cuts them off there. {form}".strip()),
+    }
+
+
+def _inside(boxes: np.ndarray, sizes: np.ndarray, form: str) -> np.ndarray:
+    """Return (M,) bool: boxes that have an extent and lie in their image if their four numbers mean `form`."""
+    a, b = boxes[:, :2], boxes[:, 2:]
+    first, second = {
+        "x, y, width, height": (a, a + b),
+        "x1, y1, x2, y2": (a, b),
+        "center x, center y, width, height": (a - b / 2, a + b / 2),
+    }[form]
+    inside = (first >= -_TOLERANCE) & (second > first) & (second <= sizes + _TOLERANCE)
+    return inside.all(axis=1)
+
+
+def _other_form(boxes: np.ndarray, sizes: np.ndarray) -> str:
+    """Return a sentence about the form in which more boxes lie in their images than in COCO's, or an empty text."""
+    wanted = "COCO's bbox is x, y, width, height in pixels: convert them."
+    if (np.abs(boxes) <= 1).all():
+        return f"No number is above 1, as if they were shares of the image's width and height; {wanted}"
+    own = _inside(boxes, sizes, "x, y, width, height").sum()
+    for form in ("x1, y1, x2, y2", "center x, center y, width, height"):
+        fitting = _inside(boxes, sizes, form).sum()
+        if fitting > own:
+            return (
+                f"{fitting} of {len(boxes)} boxes would fit into their images as {form}, {own} as COCO's x, y, width, "
+                "height: convert them."
+            )
+    return ""
+
+
+def _example(table: COCOTable, row: int) -> str:
+    image = np.searchsorted(table.offsets, row, side="right") - 1
+    width, height = table.sizes[image]
+    box = ", ".join(f"{number:.10g}" for number in table.boxes[row])
+    return (
+        f"annotation {table.annotation_ids[row]} of image {table.image_ids[image]} ({width} x {height}), bbox [{box}]"
+    )
