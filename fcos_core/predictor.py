@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -134,10 +135,18 @@ def _config_of(weights: str | os.PathLike | None) -> Config:
         raise InputError(
             f"Predictor needs a config{owner}: give the path of the YAML file that the detector was trained with."
         )
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"The config in '{weights}' is not valid YAML: give the config of its training.") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"The config in '{weights}' has no sections: give the config of its training.")
+    # A checkpoint may come from a stranger: it does not choose files of this machine to read or to run.
+    tree = {key: value for key, value in tree.items() if key not in ("_BASE_", "PATHS_CATALOG")}
     merged, device = cfg.clone(), cfg.MODEL.DEVICE
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"config of {Path(os.fspath(weights)).name}.yaml"
-        path.write_text(text, encoding="utf-8")
+        path.write_text(yaml.safe_dump(tree), encoding="utf-8")
         merged.merge_from_file(str(path))
     merged.defrost()
     merged.MODEL.DEVICE = device

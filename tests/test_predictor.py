@@ -174,6 +174,21 @@ def test_a_checkpoint_of_this_project_needs_no_config(config, tmp_path):
         Predictor(weights=tmp_path / "bare.pth")
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("a: [", "not valid YAML"), ("[1]", "has no sections"), ("NO_KEY: 1", "NO_KEY")]
+)
+def test_a_config_of_no_use_in_a_checkpoint_is_a_sentence(tmp_path, text, sentence):
+    torch.save({"model": {"a": torch.zeros(1)}, "config": text}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=sentence):
+        Predictor(weights=tmp_path / "w.pth")
+
+
+def test_a_checkpoint_chooses_no_file_of_this_machine(tmp_path):
+    (tmp_path / "base.yaml").write_text("SEED: 5")
+    torch.save({"model": {}, "config": f"_BASE_: {tmp_path}/base.yaml"}, tmp_path / "w.pth")
+    assert fcos_core.predictor._config_of(tmp_path / "w.pth").SEED == 0
+
+
 def test_names_of_coco_need_no_annotation_file(config):
     coco = config.clone()
     coco.merge_from_list(["DATASETS.TEST", ("coco_2014_minival",), "MODEL.FCOS.NUM_CLASSES", 81])

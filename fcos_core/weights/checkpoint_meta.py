@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fcos_core.weights.pickle_check import check_torch_file
 from fcos_core.weights.state_dict_file import find_weights, read_checkpoint
 
 # Keys of a checkpoint that describe its run; they are not returned with the values that a script saves.
@@ -45,6 +46,7 @@ def read_meta(source: str) -> CheckpointMeta:
     if os.path.isfile(path) and not zipfile.is_zipfile(path):
         return CheckpointMeta()
     try:
+        check_torch_file(path)
         # With mmap the tensors' data stays on the disk.
         content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except Exception:  # torch raises nearly any on a damaged file; reading it as weights says what is wrong
