@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from fcos_core.config.paths_catalog import weights_source
 from fcos_core.errors import InputError
 from fcos_core.utils import comm
 from fcos_core.utils.files import replacing
@@ -71,14 +72,16 @@ class DetectronCheckpointer:
         self.loaded_config: str | None = None
         self.loaded_categories: list[str] | None = None
 
-    def load(self, f: str | None = None) -> dict[str, Any]:
+    def load(self, f: str | None = None, use_latest: bool = True) -> dict[str, Any]:
         """Resume if `save_dir` has a training state, and load the weights `f` otherwise, as published scripts mean it.
+
+        Without `use_latest`, load `f` even if there is a training state.
 
         Return the `extra` values of `save`, such as {"iteration": n}; {} if there was no training state. Without `f`
         too, the model keeps its random initialization, which can be trained but not tested. Raise InputError as
         `resume` and `load_weights` do.
         """
-        extra = self.resume() if self.save_dir else None
+        extra = self.resume() if self.save_dir and use_latest else None
         if extra is None:
             self.load_weights(f or "")
         return extra or {}
@@ -90,6 +93,7 @@ class DetectronCheckpointer:
         is of another model; the model is unchanged then.
         """
         model = unwrapped(self.model)
+        f = weights_source(f, getattr(self.cfg, "PATHS_CATALOG", ""))
         if not f:
             self.logger.info("No weights given: training starts from random initialization")
             mark_untrained(model, None)
