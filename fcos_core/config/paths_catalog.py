@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcos_core.errors import InputError
+from fcos_core.utils.python_file import run_python_file
 
 # Name to (image folder, annotation file), relative to DATASETS.DATA_DIR.
 COCO_DATASETS = {
@@ -106,9 +107,7 @@ def weights_source(source: str, paths_catalog: str) -> str:
     """
     if not paths_catalog or not source.startswith("catalog://"):
         return source
-    from fcos_core.published_scripts.imports import import_file  # it gives this module for an empty path
-
-    catalog = getattr(import_file("fcos_core.user_paths_catalog", paths_catalog), "ModelCatalog", None)
+    catalog = getattr(run_python_file("fcos_core.user_paths_catalog", paths_catalog), "ModelCatalog", None)
     if catalog is None:
         return source
     name = source.removeprefix("catalog://")

@@ -24,8 +24,8 @@ from fcos_core.data.coco import COCODataset, ConcatCOCODataset, Item
 from fcos_core.data.image_file import UnreadableImageError, to_rgb
 from fcos_core.data.labels import check_classes
 from fcos_core.errors import InputError
-from fcos_core.published_scripts.imports import import_file
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.utils.python_file import run_python_file
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ def catalog_entry(paths_catalog: str, name: str) -> tuple[Any, dict[str, Any]]:
     Raises:
         InputError: the file or the class is missing, or gives something else.
     """
-    module = import_file("fcos_core.user_paths_catalog", paths_catalog)
+    module = run_python_file("fcos_core.user_paths_catalog", paths_catalog)
     catalog = getattr(module, "DatasetCatalog", None)
     try:
         entry = catalog.get(name)  # type: ignore[union-attr]

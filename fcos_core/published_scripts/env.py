@@ -3,7 +3,7 @@
 import os
 
 from fcos_core.errors import InputError
-from fcos_core.published_scripts.imports import import_file
+from fcos_core.utils.python_file import run_python_file
 
 _VARIABLE = "TORCH_DETECTRON_ENV_MODULE"
 
@@ -16,7 +16,7 @@ def setup_environment() -> None:
     path = os.environ.get(_VARIABLE)
     if not path:
         return
-    function = getattr(import_file("fcos_core.utils.env.custom_module", path), "setup_environment", None)
+    function = getattr(run_python_file("fcos_core.utils.env.custom_module", path), "setup_environment", None)
     if not callable(function):
         raise InputError(f"{_VARIABLE} names '{path}', which has no function setup_environment(): add it.")
     function()
