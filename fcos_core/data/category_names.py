@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fcos_core.config import Config
 from fcos_core.config.paths_catalog import COCO_DATASETS
 from fcos_core.data.coco_json import COCOTable, read_coco_json
-from fcos_core.data.labels import order_note, own_names
+from fcos_core.data.labels import fewer_note, order_note, own_names
 from fcos_core.data.own_dataset import OwnDataset, make_source
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def training_names(cfg: Config) -> tuple[str, ...]:
     listed = 0 if table is None else len(table.category_ids)
     if table is None or listed > count or (listed < count and not cfg.DATASETS.FEWER_CATEGORIES):
         return ()
+    if listed < count:
+        logger.warning("%s", fewer_note(table.ann_file, listed, count))
     if note := order_note(table, order):
         logger.warning("%s", note)
     return tuple(own_names(table, order).values())

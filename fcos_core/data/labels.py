@@ -39,6 +39,14 @@ def order_note(table: COCOTable, order: str) -> str:
     )
 
 
+def fewer_note(ann_file: str, listed: int, classes: int) -> str:
+    """Return a sentence for weights without class names that have more classes than `ann_file` lists."""
+    return (
+        f"The weights have {classes} classes without names, but '{ann_file}' lists {listed}: these get labels 1 to "
+        f"{listed}. That is right only if the weights were trained with these categories."
+    )
+
+
 def class_difference(listed: Sequence[str], wanted: Sequence[str], may_lack: bool) -> str:
     """Say in which classes a dataset that lists `listed` differs from `wanted`, in any order, or return "".
 

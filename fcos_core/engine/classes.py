@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fcos_core.data.labels import class_difference
+from fcos_core.data.labels import class_difference, fewer_note
 from fcos_core.errors import InputError
 from fcos_core.weights.checkpointer import DetectronCheckpointer, unwrapped
 
@@ -68,7 +68,10 @@ def _check_count(model: nn.Module, dataset: Any) -> None:
     detector = getattr(model, "detector", unwrapped(model))  # the first is in a CompiledDetector
     layer = getattr(getattr(getattr(detector, "rpn", None), "head", None), "cls_logits", None)
     classes, listed = getattr(layer, "out_channels", None), len(dataset.category_names)
-    if classes is None or not listed or listed == classes or (dataset.fewer_categories and listed < classes):
+    if classes is None or not listed or listed == classes:
+        return
+    if dataset.fewer_categories and listed < classes:
+        logger.warning("%s", fewer_note(dataset.ann_file, listed, classes))
         return
     more = "take out those that it does not know" if listed > classes else "add the others"
     advice = "" if listed > classes else ", or set DATASETS.FEWER_CATEGORIES True if it lists fewer on purpose"

@@ -159,7 +159,7 @@ def test_testing_takes_the_names_of_the_checkpoint_then_of_the_training_data(mak
     assert testing.load_detector(config).category_names == ()
 
 
-def test_weights_of_more_classes_are_tested_where_the_config_says_so(make):
+def test_weights_of_more_classes_are_tested_where_the_config_says_so(make, caplog):
     config = make(PLAIN, PLAIN)
     config.MODEL.WEIGHT = saved(config, None, classes=81)
     with pytest.raises(InputError, match=r"NUM_CLASSES 81, because the file has 80 classes .*FEWER_CATEGORIES True"):
@@ -172,8 +172,12 @@ def test_weights_of_more_classes_are_tested_where_the_config_says_so(make):
         inference(model, loader, "val", device="cpu")
     config.DATASETS.FEWER_CATEGORIES = True
     assert make_data_loader(config).dataset.category_names == NAMES
-    results = testing.test(config, testing.test_data_loaders(config))
-    assert list(results["val"]["AP per class"]) == list(NAMES)
+    for named in (False, True):  # by the training data
+        caplog.clear()
+        model = testing.load_detector(config) if named else model
+        results = testing.test(config, testing.test_data_loaders(config), model)
+        assert list(results["val"]["AP per class"]) == list(NAMES)
+        assert "80 classes without names" in caplog.text and "labels 1 to 3" in caplog.text
 
 
 def test_a_published_test_script_tests_the_last_checkpoint_and_never_random_weights(make):
