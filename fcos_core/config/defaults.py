@@ -148,6 +148,9 @@ _C.DATASETS.LABEL_ORDER = "id"
 # True: datasets may list fewer categories than the detector has classes, such as 3 for published weights of 80 classes
 # (MODEL.FCOS.NUM_CLASSES 81). Detections of the other classes are left out of the metrics. False: an error.
 _C.DATASETS.FEWER_CATEGORIES = False
+# Python file with the classes DatasetCatalog and ModelCatalog, as published code has them (docs/published_scripts.md).
+# The file is run. Empty: the project's own catalog, and DATASETS.CATALOG.
+_C.PATHS_CATALOG = ""
 
 _C.DATALOADER = Config()
 # Number of workers, that is, processes that read and transform images for one training process. 0: the training

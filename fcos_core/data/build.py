@@ -5,10 +5,10 @@ import torch
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
-from fcos_core.config.paths_catalog import dataset_paths
 from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
 from fcos_core.data.collate import BatchCollator
 from fcos_core.data.loader import BatchLoader
+from fcos_core.data.own_dataset import OwnDataset, make_source
 from fcos_core.data.reader import BatchReader
 from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.errors import InputError
@@ -37,17 +37,26 @@ def make_data_loader(
     return [_make_test_loader(cfg, name, rank, world_size) for name in cfg.DATASETS.TEST]
 
 
-def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset:
+def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset | OwnDataset:
     """Build the dataset `name` of the catalog.
 
     Compare the categories of a dataset to train on with MODEL.FCOS.NUM_CLASSES. Those of other datasets are compared
     with the detector's classes when it is tested: only then their names are known.
 
     Raises:
-        InputError: see `COCODataset`, `dataset_paths` and `check_num_classes`.
+        InputError: see `COCODataset`, `make_source` and `check_num_classes`.
     """
-    img_dir, ann_file = dataset_paths(name, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
-    dataset = COCODataset(
+    source = make_source(cfg, name)
+    dataset = source if isinstance(source, OwnDataset) else _build_coco(cfg, *source, is_train)
+    if name in cfg.DATASETS.TRAIN:
+        num_classes = cfg.MODEL.FCOS.NUM_CLASSES
+        advice = f"To use weights of {num_classes - 1} classes, set DATASETS.FEWER_CATEGORIES True instead."
+        check_num_classes(dataset, num_classes, name, advice)
+    return dataset
+
+
+def _build_coco(cfg: Config, img_dir: str, ann_file: str, is_train: bool) -> COCODataset:
+    return COCODataset(
         img_dir,
         ann_file,
         is_train=is_train,
@@ -57,11 +66,6 @@ def build_dataset(cfg: Config, name: str, is_train: bool) -> COCODataset:
         fewer_categories=cfg.DATASETS.FEWER_CATEGORIES,
         max_pixels=cfg.INPUT.MAX_PIXELS,
     )
-    if name in cfg.DATASETS.TRAIN:
-        num_classes = cfg.MODEL.FCOS.NUM_CLASSES
-        advice = f"To use weights of {num_classes - 1} classes, set DATASETS.FEWER_CATEGORIES True instead."
-        check_num_classes(dataset, num_classes, name, advice)
-    return dataset
 
 
 def build_planner(cfg: Config, image_sizes: np.ndarray, is_train: bool) -> BatchPlanner:

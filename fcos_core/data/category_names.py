@@ -5,9 +5,10 @@ import os
 from collections.abc import Sequence
 
 from fcos_core.config import Config
-from fcos_core.config.paths_catalog import COCO_DATASETS, dataset_paths
+from fcos_core.config.paths_catalog import COCO_DATASETS
 from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.labels import order_note, own_names
+from fcos_core.data.own_dataset import OwnDataset, make_source
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ def category_names(cfg: Config, known: Sequence[str] = ()) -> tuple[str, ...]:
     count = cfg.MODEL.FCOS.NUM_CLASSES - 1
     names = tuple(known[:count])
     for dataset in () if names else (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        found = _coco_names() if _is_coco(dataset, cfg) else _names_in_file(dataset, cfg)
+        found = _coco_names() if _is_coco(dataset, cfg) else _names_of(dataset, cfg)
         if len(found) == count:
             return found
     return names + tuple(f"class {label}" for label in range(len(names) + 1, count + 1))
@@ -51,14 +52,19 @@ def _is_coco(dataset: str, cfg: Config) -> bool:
     return dataset in COCO_DATASETS and dataset not in cfg.DATASETS.CATALOG
 
 
-def _names_in_file(dataset: str, cfg: Config) -> tuple[str, ...]:
+def _names_of(dataset: str, cfg: Config) -> tuple[str, ...]:
+    source = make_source(cfg, dataset)
+    if isinstance(source, OwnDataset):
+        return source.category_names
     table = _table_of(dataset, cfg)
     return () if table is None else tuple(own_names(table, cfg.DATASETS.LABEL_ORDER).values())
 
 
 def _table_of(dataset: str, cfg: Config) -> COCOTable | None:
-    _, ann_file = dataset_paths(dataset, cfg.DATASETS.DATA_DIR, cfg.DATASETS.CATALOG)
-    return read_coco_json(ann_file) if os.path.isfile(ann_file) else None
+    source = make_source(cfg, dataset)
+    if isinstance(source, OwnDataset) or not os.path.isfile(source[1]):
+        return None
+    return read_coco_json(source[1])
 
 
 def _coco_names() -> tuple[str, ...]:

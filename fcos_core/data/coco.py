@@ -6,9 +6,10 @@ import contextlib
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +22,16 @@ from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.image_file import MAX_PIXELS, UnreadableImageError, read_image
 from fcos_core.data.labels import check_classes, order_note, own_names
 from fcos_core.errors import InputError
+from fcos_core.published_scripts.dataset_names import PublishedDatasetNames
 from fcos_core.structures.bounding_box import BoxList
+
+if TYPE_CHECKING:
+    from fcos_core.data.own_dataset import OwnDataset
 
 Item = tuple[Image.Image, BoxList]
 
 
-class COCODataset(Dataset[Item]):
+class COCODataset(PublishedDatasetNames, Dataset[Item]):
     """The images of one annotation file in the order of their ids; an item is (image, boxes).
 
     Args:
@@ -127,6 +132,12 @@ class COCODataset(Dataset[Item]):
         """Return the path of image `index`."""
         return os.path.join(self.img_dir, str(self._table.file_names[self._kept[index]]))
 
+    def get_img_info(self, index: int) -> dict[str, Any]:
+        """Return what the annotation file says of image `index`: id, file_name, and width and height in pixels."""
+        width, height = self.image_sizes[index].tolist()
+        name = str(self._table.file_names[self._kept[index]])
+        return {"id": self.image_id(index), "file_name": name, "width": width, "height": height}
+
     def ground_truth(self, index: int) -> BoxList:
         """Return the boxes to learn: xyxy float32 clipped to the image, field "labels" int64 (N,).
 
@@ -203,7 +214,7 @@ class ConcatCOCODataset(Dataset[Item]):
         InputError: the names of the categories differ, whatever their ids and order.
     """
 
-    def __init__(self, datasets: Sequence[COCODataset]) -> None:
+    def __init__(self, datasets: Sequence[COCODataset | OwnDataset]) -> None:
         first, *others = datasets
         self._datasets = list(datasets)
         names, self.fewer_categories = first.category_names, first.fewer_categories
@@ -238,14 +249,21 @@ class ConcatCOCODataset(Dataset[Item]):
         dataset, own_index = self._locate(index)
         return dataset.image_path(own_index)
 
-    def _locate(self, index: int) -> tuple[COCODataset, int]:
+    def get_img_info(self, index: int) -> Mapping[str, Any]:
+        """Return what its own annotation file says of image `index`; see `COCODataset.get_img_info`."""
+        dataset, own_index = self._locate(index)
+        return dataset.get_img_info(own_index)
+
+    def _locate(self, index: int) -> tuple[COCODataset | OwnDataset, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")
         number = bisect_right(self._ends, index)
         return self._datasets[number], index - (self._ends[number - 1] if number else 0)
 
 
-def check_num_classes(dataset: COCODataset | ConcatCOCODataset, num_classes: int, name: str, advice: str = "") -> None:
+def check_num_classes(
+    dataset: COCODataset | ConcatCOCODataset | OwnDataset, num_classes: int, name: str, advice: str = ""
+) -> None:
     """Compare MODEL.FCOS.NUM_CLASSES, which counts the background, with the categories of `dataset`.
 
     A dataset without annotations and categories is not compared, and one that may list fewer may do so.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fcos_core.data.coco import COCODataset, ConcatCOCODataset
 from fcos_core.data.collate import Batch, BatchCollator
 from fcos_core.data.image_file import UnreadableImageError
+from fcos_core.data.own_dataset import AnyDataset
 from fcos_core.data.plan import BatchPlan, SamplePlan
 from fcos_core.data.transforms import transform
 from fcos_core.data.worker_failures import pack
@@ -72,7 +72,7 @@ class BatchReader(Dataset[Any]):
 
     def __init__(
         self,
-        dataset: COCODataset | ConcatCOCODataset,
+        dataset: AnyDataset,
         collate: BatchCollator,
         skip_unreadable: bool = False,
         replan: Replan | None = None,
@@ -122,7 +122,7 @@ class BatchReader(Dataset[Any]):
                 yield self.replan(plan, (plan.index + step) % len(self.dataset), padded_size)
 
 
-def any_readable(dataset: COCODataset | ConcatCOCODataset) -> bool:
+def any_readable(dataset: AnyDataset) -> bool:
     """Return True if an image of the whole dataset can be read; another rank's share may be readable."""
     for index in range(len(dataset)):
         try:
@@ -133,7 +133,7 @@ def any_readable(dataset: COCODataset | ConcatCOCODataset) -> bool:
     return False
 
 
-def none_readable(dataset: COCODataset | ConcatCOCODataset) -> InputError:
+def none_readable(dataset: AnyDataset) -> InputError:
     """Make the error that says that no image of the dataset can be read."""
     return InputError(
         f"None of the {len(dataset)} images of the dataset can be read, such as '{dataset.image_path(0)}': "

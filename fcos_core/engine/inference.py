@@ -11,10 +11,11 @@ from torch import nn
 from tqdm import tqdm
 
 from fcos_core.data.loader import BatchLoader
+from fcos_core.data.own_dataset import OwnDataset, as_dataset
 from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.classes import label_test_data
 from fcos_core.engine.prefetch import prefetch
-from fcos_core.evaluation import Predictions, check_expected_results, evaluate
+from fcos_core.evaluation import Predictions, Results, check_expected_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
@@ -37,28 +38,33 @@ def inference(
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
     detections_per_img: int | None = None,
-) -> dict[str, Any] | None:
+) -> Results | None:
     """Run the detector over a dataset and evaluate the detections on the main process.
 
     Args:
         model: maps images to a list of BoxList.
-        data_loader: made by `make_data_loader`.
+        data_loader: made by `make_data_loader`; or any other of batches (images, boxes, indices) whose `dataset` has
+            the published interface, see `OwnDataset`.
         dataset_name: name in the log.
         iou_types, box_only: not read, as there are only boxes; published scripts pass them.
         device: the model's device.
         expected_results, expected_results_sigma_tol: for `check_expected_results`, which raises InputError if the
             metrics differ.
-        output_folder, evaluator, detections_per_img: for `evaluate`; the folder gets bbox.json and coco_results.json.
+        output_folder, evaluator, detections_per_img: for `evaluate`; the folder gets bbox.json, coco_results.json and
+            predictions.pth, a list with a BoxList for each image, in its pixels.
 
     Returns:
         Metrics as `evaluate` gives them; None on other processes, and without annotations.
 
     Raises:
-        InputError: the detector's weights are random, or its classes are not the dataset's categories.
+        InputError: before any image is detected on: the dataset lacks something, the detector's weights are random, or
+            its classes are not the dataset's categories; afterwards: see expected_results.
     """
-    dataset = data_loader.dataset
+    dataset = as_dataset(data_loader.dataset)
     check_trained(unwrapped(model))
     label_test_data(model, dataset)
+    if isinstance(dataset, OwnDataset) and comm.is_main_process():
+        dataset.coco  # noqa: B018  what the dataset lacks is to show before the pass
     logger.info("Start evaluation on %s (%d images)", dataset_name, len(dataset))
     start = time.perf_counter()
     predictions = Predictions.pack(compute_predictions(model, data_loader, device))
@@ -70,6 +76,11 @@ def inference(
     if predictions is None:
         return None
     with explaining_failure(output_folder or ""):
+        if output_folder:
+            Path(output_folder).mkdir(parents=True, exist_ok=True)
+            # Given a path, torch.save would raise a RuntimeError for a full disk.
+            with open(Path(output_folder) / "predictions.pth", "wb") as file:
+                torch.save(predictions.as_list(dataset.image_sizes.tolist()), file)
         results = evaluate(dataset, predictions, output_folder, evaluator, detections_per_img)
     if results is not None:
         check_expected_results(results, expected_results, expected_results_sigma_tol)
@@ -81,10 +92,11 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
     """Detect objects in this process's share of the dataset; return detections on the CPU by dataset index."""
     model.eval()
     predictions: dict[int, BoxList] = {}
+    image_sizes = as_dataset(data_loader.dataset).image_sizes
     progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
     with explain_dead_workers(), progress:
         for images, _, indices in prefetch(data_loader, device):
-            sizes = data_loader.dataset.image_sizes[indices].tolist()
+            sizes = image_sizes[list(indices)].tolist()
             predictions.update(zip(indices, detect(model, images, sizes, device), strict=True))
             progress.update(min(len(indices) * comm.get_world_size(), progress.total - progress.n))
     return predictions

@@ -8,6 +8,7 @@ from torch import nn
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
+from fcos_core.config.paths_catalog import weights_source
 from fcos_core.data import make_data_loader
 from fcos_core.data.category_names import training_names
 from fcos_core.data.loader import BatchLoader
@@ -88,11 +89,12 @@ def load_detector(cfg: Config) -> nn.Module:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE).eval()
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
-    matching = load_matching_weights(model, load(cfg.MODEL.WEIGHT), cfg.MODEL.WEIGHT, logger)
+    source = weights_source(cfg.MODEL.WEIGHT, cfg.PATHS_CATALOG)
+    matching = load_matching_weights(model, load(source), cfg.MODEL.WEIGHT, logger)
     _check_whole(matching, cfg)
     if matching.unusable:
         raise InputError(unusable_sentence(matching.unusable, cfg.MODEL.WEIGHT))
-    names = read_meta(cfg.MODEL.WEIGHT).categories or training_names(cfg)
+    names = read_meta(source).categories or training_names(cfg)
     if cfg.TEST.COMPILE:
         model = compile_for_inference(model, precision=cfg.TEST.PRECISION)
     model.category_names = tuple(names)

@@ -18,6 +18,7 @@ from fcos_core.config.checks import EVALUATORS, METRICS
 from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError, require
 from fcos_core.evaluation.predictions import Predictions
+from fcos_core.evaluation.results import Metrics, Results
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.text import Block, printable
 
@@ -29,9 +30,6 @@ _NO_BOX = ": the annotation file has no box of it, crowds aside"
 _CHUNK = 10_000
 
 logger = logging.getLogger(__name__)
-
-# {"bbox": {metric: value}, "AP per class": {class name: AP}}
-Results = dict[str, dict[str, float]]
 
 
 class Detection(TypedDict):
@@ -62,7 +60,7 @@ def evaluate(
 
     Returns:
         {"bbox": {metric of METRICS: value in 0..1, or -1 if the file has no box for it}, "AP per class": {class name:
-        AP}}; None if the dataset has no annotations.
+        AP}}, which published scripts can take apart as a pair, see `Results`; None if the dataset has no annotations.
 
     Raises:
         InputError: see `check_evaluator`.
@@ -75,7 +73,7 @@ def evaluate(
         logger.info("The dataset has no annotations: detections were written, metrics cannot be computed.")
         return None
     limit = max(detections_per_img or detections.most_per_image(), _COCO_LIMIT)
-    results = _metrics(dataset, detections, evaluator, limit)
+    results = Results(_metrics(dataset, detections, evaluator, limit), detections.as_dicts)
     if output_folder:
         path = Path(output_folder) / "coco_results.json"
         path.write_text(json.dumps(results), encoding="utf-8")
@@ -158,7 +156,8 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
 
     Args:
         results: result of `evaluate`.
-        expected_results: entries ("bbox", metric, mean, deviation), as TEST.EXPECTED_RESULTS has them.
+        expected_results: entries ("bbox", metric, mean, deviation), as TEST.EXPECTED_RESULTS has them; or, as
+            published, ("bbox", metric, (mean, deviation)).
         sigma_tol: number of deviations that a metric may be away from its mean.
 
     Raises:
@@ -166,10 +165,11 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
     """
     for entry in expected_results:
         try:
-            task, metric, mean, deviation = entry
+            task, metric, *range_ = entry
+            mean, deviation = range_ if len(range_) == 2 else range_[0]
             actual = results[task][metric]
             low, high = mean - sigma_tol * deviation, mean + sigma_tol * deviation
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(
                 f'TEST.EXPECTED_RESULTS takes entries such as ["bbox", "AP", 0.377, 0.002], not {entry!r}.'
             ) from error
@@ -178,7 +178,7 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
         logger.info("%s %s is %.4f, as expected (%.4f to %.4f).", task, metric, actual, low, high)
 
 
-def _metrics(dataset: COCODataset, detections: _Detections, evaluator: str, limit: int) -> Results:
+def _metrics(dataset: COCODataset, detections: _Detections, evaluator: str, limit: int) -> Metrics:
     # pycocotools prints. Only its summary is of use and goes to the log.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluated(dataset.coco, detections.as_dicts(), evaluator, limit)

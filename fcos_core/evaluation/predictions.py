@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -61,8 +61,25 @@ class Predictions(Mapping[int, BoxList]):
         boxes.add_field("labels", self.labels[part])
         return boxes
 
+    def as_list(self, image_sizes: Sequence[Sequence[int]]) -> list[BoxList]:
+        """Return the detections of every image of a dataset, as published code writes them to predictions.pth.
+
+        `image_sizes` gives (width, height) of each image; an image without an entry, an unreadable one, has no boxes.
+        """
+        indices = enumerate(image_sizes)
+        return [
+            self[index] if index in self._rows else _no_boxes((width, height)) for index, (width, height) in indices
+        ]
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+def _no_boxes(size: tuple[int, int]) -> BoxList:
+    boxes = BoxList(torch.zeros(0, 4), size)
+    boxes.add_field("scores", torch.zeros(0))
+    boxes.add_field("labels", torch.zeros(0, dtype=torch.int64))
+    return boxes

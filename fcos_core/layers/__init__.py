@@ -15,16 +15,30 @@ from fcos_core.layers.nms import batched_nms, nms, nms_mask
 from fcos_core.layers.scale import Scale
 from fcos_core.layers.sigmoid_focal_loss import SigmoidFocalLoss
 from fcos_core.layers.sync_batch_norm import SyncBatchNorm
+from fcos_core.published_scripts.layers import (  # only scripts use these names
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    interpolate,
+    ml_nms,
+    smooth_l1_loss,
+)
 
 __all__ = [
+    "BatchNorm2d",
+    "Conv2d",
+    "ConvTranspose2d",
     "FrozenBatchNorm2d",
     "IOULoss",
     "Scale",
     "SigmoidFocalLoss",
     "SyncBatchNorm",
     "batched_nms",
+    "interpolate",
+    "ml_nms",
     "nms",
     "nms_mask",
+    "smooth_l1_loss",
 ]
 
 _operators.warn_if_older_than_source()

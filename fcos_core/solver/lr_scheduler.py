@@ -25,6 +25,8 @@ class WarmupMultiStepLR(LRScheduler):
         warmup_factor: warmup(i) for i < warmup_iters if the method is "constant"; warmup(0) if it is "linear".
         warmup_iters: first iteration with the full learning rate.
         warmup_method: "constant", or "linear" for a straight line from `warmup_factor` to 1.
+        last_epoch: 0-based index of the last iteration done, after which the schedule goes on; -1: none. As in every
+            scheduler of PyTorch, the optimizer's groups then need their "initial_lr", or KeyError is raised.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class WarmupMultiStepLR(LRScheduler):
         warmup_factor: float = 1.0 / 3,
         warmup_iters: int = 500,
         warmup_method: str = "linear",
+        last_epoch: int = -1,
     ) -> None:
         if list(milestones) != sorted(milestones):
             raise ValueError(f"Milestones must increase; they are {list(milestones)}")
@@ -45,7 +48,7 @@ class WarmupMultiStepLR(LRScheduler):
         self.warmup_factor = warmup_factor
         self.warmup_iters = warmup_iters
         self.warmup_method = warmup_method
-        super().__init__(optimizer)
+        super().__init__(optimizer, last_epoch)
 
     def step(self, epoch: int | None = None) -> None:
         """Begin the next iteration and set its learning rates; `epoch`, part of PyTorch's interface, is ignored."""
@@ -74,7 +77,7 @@ class WarmupMultiStepLR(LRScheduler):
         return self.warmup_factor * (1 - progress) + progress
 
     def _initial_step(self) -> None:
-        self.last_epoch = 0
+        self.last_epoch += 1
         self._set_rates()
 
     def _set_rates(self) -> None:

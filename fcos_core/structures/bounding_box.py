@@ -79,6 +79,18 @@ class BoxList:
             y1, y2 = height - y2 - 1, height - y1 - 1
         return self._like(torch.stack([x1, y1, x2, y2], dim=1), mode="xyxy").convert(self.mode)
 
+    def crop(self, box: Sequence[int]) -> BoxList:
+        """Return the boxes on the region `box`, (left, top, right, bottom) in pixels, clipped to it.
+
+        The region's size is (right - left, bottom - top). All boxes stay, also those outside, which become empty.
+        """
+        left, top, right, bottom = box
+        width, height = right - left, bottom - top
+        boxes = self.convert("xyxy").bbox
+        boxes = boxes - boxes.new_tensor([left, top, left, top])
+        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+        return self._like(boxes, mode="xyxy", size=(width, height)).convert(self.mode)
+
     def clip_to_image(self, remove_empty: bool = True) -> BoxList:
         """Clip the boxes in place to 0 .. size - 1 on each axis and return this list.
 
@@ -115,10 +127,14 @@ class BoxList:
         """Return the same boxes and tensor fields in page-locked memory."""
         return self._like(self.bbox.pin_memory(), fields=self._map_tensors(Tensor.pin_memory))
 
-    def copy_with_fields(self, fields: str | Sequence[str]) -> BoxList:
-        """Return the same boxes with only `fields`, one name or several."""
+    def copy_with_fields(self, fields: str | Sequence[str], skip_missing: bool = False) -> BoxList:
+        """Return the same boxes with only `fields`, one name or several.
+
+        Raise KeyError for a field that the list lacks, unless `skip_missing`.
+        """
         names = [fields] if isinstance(fields, str) else fields
-        return self._like(self.bbox, fields={name: self.get_field(name) for name in names})
+        present = [name for name in names if not skip_missing or self.has_field(name)]
+        return self._like(self.bbox, fields={name: self.get_field(name) for name in present})
 
     def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> BoxList:
         """Select boxes and their fields as torch indexes dimension 0; an int selects a list of one box."""
@@ -139,6 +155,14 @@ class BoxList:
         width, height = self.size
         return f"BoxList(num_boxes={len(self)}, image_width={width}, image_height={height}, mode={self.mode})"
 
+    def _copy_extra_fields(self, bbox: BoxList) -> None:
+        """Add the fields of `bbox` to this list; only published scripts use this name."""
+        self.extra_fields.update(bbox.extra_fields)
+
+    def _split_into_xyxy(self) -> tuple[Tensor, ...]:
+        """Return x1, y1, x2 and y2, each (N, 1), in any mode; only published scripts use this name."""
+        return self.convert("xyxy").bbox.split(1, dim=-1)
+
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Return the fields with `function` applied to those that are tensors."""
         fields = self.extra_fields.items()
@@ -155,3 +179,7 @@ class BoxList:
         new = BoxList(bbox, size or self.size, mode or self.mode)
         new.extra_fields = dict(self.extra_fields) if fields is None else fields
         return new
+
+
+# `torch.load` with its default weights_only=True then reads files of detections; both package names were published.
+torch.serialization.add_safe_globals([BoxList, (BoxList, "maskrcnn_benchmark.structures.bounding_box.BoxList")])

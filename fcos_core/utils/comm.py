@@ -36,17 +36,17 @@ def synchronize() -> None:
 
 
 @torch.no_grad()
-def reduce_dict(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Average scalar tensors with the same names in every process, for logging.
+def reduce_dict(values: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
+    """Average scalar tensors with the same names in every process, for logging; or add them, without `average`.
 
-    Return name to scalar tensor without gradient: the averages on rank 0, values without meaning on other ranks.
+    Return name to scalar tensor without gradient: the results on rank 0, values without meaning on other ranks.
     """
     if get_world_size() == 1 or not values:
         return {name: value.detach() for name, value in values.items()}
     names = sorted(values)
     stacked = torch.stack([values[name].detach() for name in names])
     dist.reduce(stacked, dst=0)
-    if is_main_process():
+    if average and is_main_process():
         stacked /= get_world_size()
     return dict(zip(names, stacked.unbind(), strict=True))
 
@@ -102,6 +102,15 @@ def all_gather_objects(value: Any) -> list[Any]:
     gathered = [None] * get_world_size()
     dist.all_gather_object(gathered, value, group=_cpu_group(dist.group.WORLD))
     return gathered
+
+
+# Published names, which only scripts use.
+all_gather = all_gather_objects
+
+
+def is_pytorch_1_1_0_or_later() -> bool:
+    """Return True: the scheduler's step after the optimizer's, which published scripts ask for, is allowed."""
+    return True
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from fcos_core.utils.text import Block, escape_unencodable, printable
 _FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 # Name of the handlers that the next call of `setup_logger` replaces.
 _HANDLER = "fcos_core.utils.logger"
+# Package name of HRNet-FCOS and maskrcnn-benchmark.
+_PUBLISHED = "maskrcnn_benchmark"
 
 
 def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str = "log.txt") -> logging.Logger:
@@ -27,6 +29,12 @@ def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str 
     Raises:
         InputError: the file cannot be written.
     """
+    if name == _PUBLISHED:
+        # Published scripts set up this name, and expect the lines of the training loop and of the test there.
+        published = logging.getLogger(name)
+        published.parent = setup_logger("fcos_core", save_dir, distributed_rank, filename)
+        published.setLevel(logging.INFO)
+        return published
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -11,11 +11,18 @@ from typing import Any
 import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from fcos_core.config.paths_catalog import weights_source
 from fcos_core.errors import InputError
 from fcos_core.utils import comm
 from fcos_core.utils.files import replacing
 from fcos_core.weights.checkpoint_meta import CATEGORIES, CONFIG, CheckpointMeta, meta_of, read_meta
-from fcos_core.weights.state_dict_file import load_state_dict_file, read_checkpoint, reason_of, state_dict_of
+from fcos_core.weights.state_dict_file import (
+    find_weights,
+    load_state_dict_file,
+    read_checkpoint,
+    reason_of,
+    state_dict_of,
+)
 from fcos_core.weights.untrained import mark_untrained
 from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights
 
@@ -71,17 +78,28 @@ class DetectronCheckpointer:
         self.loaded_config: str | None = None
         self.loaded_categories: list[str] | None = None
 
-    def load(self, f: str | None = None) -> dict[str, Any]:
-        """Resume if `save_dir` has a training state, and load the weights `f` otherwise, as published scripts mean it.
+    def load(self, f: str | None = None, use_latest: bool = True) -> dict[str, Any]:
+        """Resume from `save_dir` if it has a training state; load the file `f` otherwise. Published scripts mean this.
 
-        Return the `extra` values of `save`, such as {"iteration": n}; {} if there was no training state. Without `f`
-        too, the model keeps its random initialization, which can be trained but not tested. Raise InputError as
-        `resume` and `load_weights` do.
+        From a training state `f` of the same model, optimizer and scheduler are loaded too and the iteration is
+        returned. To start from its weights alone, use `load_weights`, or remove the states from the file.
+
+        Args:
+            f: as `load_weights` takes it. Without it too, the model keeps its random initialization, which can be
+                trained but not tested.
+            use_latest: False: load `f` even if there is a training state in `save_dir`.
+
+        Returns:
+            The `extra` values of `save`, such as {"iteration": n}; {} if no training state was loaded.
+
+        Raises:
+            InputError: as `resume` and `load_weights` do.
         """
-        extra = self.resume() if self.save_dir else None
-        if extra is None:
-            self.load_weights(f or "")
-        return extra or {}
+        extra = self.resume() if self.save_dir and use_latest else None
+        if extra is not None:
+            return extra
+        matching = self.load_weights(f or "")
+        return self._load_states(f, matching) if f and matching else {}
 
     def load_weights(self, f: str) -> WeightMatching | None:
         """Load weights, and nothing else, from `f`: a .pth or Caffe2 .pkl file, a URL or a catalog:// name.
@@ -90,6 +108,7 @@ class DetectronCheckpointer:
         is of another model; the model is unchanged then.
         """
         model = unwrapped(self.model)
+        f = weights_source(f, getattr(self.cfg, "PATHS_CATALOG", ""))
         if not f:
             self.logger.info("No weights given: training starts from random initialization")
             mark_untrained(model, None)
@@ -128,7 +147,20 @@ class DetectronCheckpointer:
         self._describe(meta_of(content))
         for name, part in parts.items():
             self._restore(name, part, states[name], path)
-        return {name: value for name, value in content.items() if name not in (*parts, *_STATES, CONFIG, CATEGORIES)}
+        return self._extra_of(content)
+
+    def _load_states(self, f: str, matching: WeightMatching) -> dict[str, Any]:
+        """Load optimizer and scheduler of `f`, whose weights are loaded; return its other values, {} if it has none."""
+        path = find_weights(weights_source(f, getattr(self.cfg, "PATHS_CATALOG", "")))
+        content = {} if path.lower().endswith(".pkl") else read_checkpoint(path)
+        if not isinstance(content, dict) or "model" not in content or matching.missing or matching.mismatched:
+            return {}
+        states = {name: part for name, part in self._parts().items() if name != "model" and name in content}
+        for name, part in states.items():
+            self._restore(name, part, content[name], path)
+        if states:
+            self.logger.info("Going on from %s with its %s", path, " and ".join(states))
+        return self._extra_of(content)
 
     def save(self, name: str, tag: bool = True, **extra: Any) -> None:
         """Write {"model", "optimizer", "scheduler", the other parts, **extra} to `save_dir/name.pth`.
@@ -204,6 +236,11 @@ class DetectronCheckpointer:
     def _parts(self) -> dict[str, Any]:
         parts = {"model": unwrapped(self.model), "optimizer": self.optimizer, "scheduler": self.scheduler}
         return {**{name: part for name, part in parts.items() if part is not None}, **self.others}
+
+    def _extra_of(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return what a script has saved beside the states of the parts."""
+        others = (*self._parts(), *_STATES, CONFIG, CATEGORIES)
+        return {name: value for name, value in content.items() if name not in others}
 
     def _read_newest(self) -> tuple[str, Any]:
         """Return path and content of the newest readable checkpoint; an empty path if none was saved."""

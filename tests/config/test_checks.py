@@ -7,7 +7,14 @@ from fcos_core.config.checks import RULES, check_values
 from fcos_core.errors import InputError
 
 # Any text is a path or a name; the builders know the names.
-FREE_TEXTS = {"OUTPUT_DIR", "MODEL.WEIGHT", "MODEL.BACKBONE.CONV_BODY", "MODEL.FCOS.IOU_LOSS_TYPE", "DATASETS.DATA_DIR"}
+FREE_TEXTS = {
+    "OUTPUT_DIR",
+    "PATHS_CATALOG",
+    "MODEL.WEIGHT",
+    "MODEL.BACKBONE.CONV_BODY",
+    "MODEL.FCOS.IOU_LOSS_TYPE",
+    "DATASETS.DATA_DIR",
+}
 KEYS = sorted(set(cfg.known_keys()) - FREE_TEXTS - {"DATASETS.CATALOG"})
 # The other values ask for another detector, or for what is not built yet.
 ONLY_VALUES = {

@@ -71,6 +71,19 @@ def test_ground_truth_is_inclusive_xyxy_clipped_without_crowd(make_files):
     assert dataset.contiguous_to_category_id == {1: 2, 2: 8}
 
 
+def test_names_of_published_scripts(make_files):
+    tree = tree_of([(40, 30), (50, 60), (70, 80)])
+    tree["categories"] = [{"id": 8, "name": "b"}, {"id": 2, "name": "a"}]
+    tree["annotations"] = [annotation(1, 3, [1, 2, 10, 12], 8)]
+    dataset = COCODataset(*make_files(tree), is_train=True)
+    assert dataset.ids == [3] and dataset.id_to_img_map == {0: 3}
+    assert dataset.contiguous_category_id_to_json_id == {1: 2, 2: 8}
+    assert dataset.json_category_id_to_contiguous_id == {2: 1, 8: 2}
+    assert dataset.categories == {2: "a", 8: "b"}
+    info = {"id": 3, "file_name": "3.png", "width": 70, "height": 80}
+    assert dataset.get_img_info(0) == ConcatCOCODataset([dataset, dataset]).get_img_info(1) == info
+
+
 def test_reading_ground_truth_does_not_change_it(files):
     dataset = COCODataset(*files)
     first = dataset.ground_truth(0).bbox.clone()

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from fcos_core.data.coco import COCODataset
+from fcos_core.data.datasets.evaluation import evaluate as published_evaluate
 from fcos_core.errors import InputError
 from fcos_core.evaluation import METRICS, check_evaluator, check_expected_results, coco_results, evaluate
 from fcos_core.structures.bounding_box import BoxList
@@ -255,3 +256,35 @@ def test_expected_results():
         check_expected_results(results, [["bbox", "mAP", 0.52, 0.01]], sigma_tol=1)
     with pytest.raises(InputError, match=r"takes entries such as \[.*\], not \['bbox'"):
         check_expected_results(results, [["bbox", "AP", "half", 0.01]], sigma_tol=1)
+
+
+def test_expected_results_of_the_published_form():
+    results = {"bbox": {"AP": 0.377}}
+    check_expected_results(results, [["bbox", "AP", (0.38, 0.001)]], 4)
+    with pytest.raises(InputError, match=r"expected between 0\.3760 and 0\.3840"):
+        check_expected_results({"bbox": {"AP": 0.3}}, [["bbox", "AP", [0.38, 0.001]]], 4)
+    for entry in (["bbox", "AP"], ["bbox", "AP", 0.38], ["bbox", "AP", (0.38,)], ["bbox", "AP", 0.38, 0.1, 4]):
+        with pytest.raises(InputError, match="EXPECTED_RESULTS takes"):
+            check_expected_results(results, [entry], 4)
+
+
+def test_results_can_be_taken_apart_as_published(dataset):
+    found = perfect(dataset)
+    result = evaluate(dataset, found)
+    results, detections = result
+    assert results.results["bbox"]["AP"] == result["bbox"]["AP"] == result[0]["bbox"]["AP"] == pytest.approx(1)
+    assert detections == result[1] == {"bbox": coco_results(dataset, found)}
+    # For everything else it is a dict.
+    assert list(result.keys()) == ["bbox", "AP per class"] and json.loads(json.dumps(result)) == dict(result)
+    assert {**result}.keys() == result.keys() and "bbox" in result and len(result) == 2
+
+
+def test_a_list_of_detections_is_evaluated_as_published(dataset, tmp_path):
+    found = perfect(dataset)
+    args = {"dataset": dataset, "output_folder": str(tmp_path), "box_only": False, "iou_types": ("bbox",)}
+    results, _ = published_evaluate(
+        predictions=list(found.values()), **args, expected_results=[("bbox", "AP", (1, 0.1))]
+    )
+    assert results == evaluate(dataset, found) and (tmp_path / "bbox.json").exists()
+    with pytest.raises(InputError, match="expected between"):
+        published_evaluate(predictions=list(found.values()), **args, expected_results=[("bbox", "AP", (0.5, 0.1))])

@@ -47,6 +47,12 @@ def test_a_detection_takes_28_bytes():
     assert sum(tensor.nbytes for tensor in packed.tensors()) == 10 * (100 * 28 + 8 + 16 + 8)
 
 
+def test_a_list_has_every_image():
+    listed = Predictions.pack({2: detections(2, 3)}).as_list([(60, 50)] * 4)
+    assert [len(boxes) for boxes in listed] == [0, 0, 3, 0] and listed[0].size == (60, 50)
+    assert torch.equal(listed[2].bbox, detections(2, 3).bbox) and listed[3].fields() == ["scores", "labels"]
+
+
 def test_unknown_images_are_not_there():
     packed = Predictions.pack({3: detections(3, 2)})
     assert 3 in packed and 2 not in packed

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -32,6 +34,21 @@ def test_iou_loss_weights_are_shares():
     torch.testing.assert_close(IOULoss()(pred, target, torch.full((6,), 3.0)), IOULoss()(pred, target))
     torch.testing.assert_close(IOULoss()(pred, target, torch.zeros(6)), IOULoss()(pred, target))
     assert IOULoss()(torch.zeros(0, 4), torch.zeros(0, 4)) == 0
+
+
+def test_iou_losses_of_other_types_by_hand():
+    # Boxes of 10 x 10 whose centers are 5 apart on one axis: intersection 50, union 150, 15 x 10 around both.
+    pred, target = torch.tensor([[5.0, 5, 5, 5]]), torch.tensor([[0.0, 5, 10, 5]])
+    iou = 51 / 151
+    assert IOULoss("iou")(pred, target).item() == pytest.approx(-math.log(iou), rel=1e-6)
+    assert IOULoss("linear_iou")(pred, target).item() == pytest.approx(1 - iou, rel=1e-6)
+    assert IOULoss("giou")(pred, target).item() == pytest.approx(1 - iou, rel=1e-6)
+    # The second is 10 x 18: union 100 + 180 - 50 = 230, and 15 x 18 = 270 around both.
+    taller = torch.tensor([[0.0, 9, 10, 9]])
+    wanted = 1 - 51 / 231 + (270 - 230) / 270
+    assert IOULoss("giou")(pred, taller).item() == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(ValueError, match="one of iou, linear_iou, giou"):
+        IOULoss("diou")
 
 
 def test_iou_loss_gradient():

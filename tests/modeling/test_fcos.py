@@ -80,6 +80,11 @@ def test_centerness():
     assert centerness_targets(distances).tolist() == pytest.approx([math.sqrt(1 / 6), 1])
 
 
+def test_boxes_without_labels_are_refused(points):
+    with pytest.raises(InputError, match=r"add_field\('labels', labels\)"):
+        assign_targets(points, RANGES, [BoxList([[0, 0, 16, 16]], (64, 64))])
+
+
 def assign(targets, device="cpu"):
     """Targets on the levels of `outputs`: locations (8, 8) and (24, 8) of stride 16, (16, 16) of stride 32."""
     return TargetAssigner([16, 32], RANGES)([(1, 2), (1, 1)], targets, torch.float64, torch.device(device))

@@ -132,6 +132,18 @@ def test_resumed_schedule_goes_on():
     assert resumed_optimizer.param_groups[0]["lr"] == pytest.approx(0.01, rel=1e-12)
 
 
+def test_a_schedule_that_starts_after_an_iteration():
+    options = {"milestones": (5,), "warmup_iters": 3, "warmup_method": "constant"}
+    optimizer, _ = scheduler_of(**options)
+    # Iterations 1 to 4 are done; the last of them has the 0-based index 3. Iteration 5 has the lower rate.
+    scheduler = WarmupMultiStepLR(optimizer, **options, last_epoch=3)
+    assert scheduler.last_epoch == 4 and optimizer.param_groups[0]["lr"] == pytest.approx(0.1, rel=1e-12)
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01, rel=1e-12)
+    with pytest.raises(KeyError, match="initial_lr"):
+        scheduler_of(**options, last_epoch=3)
+
+
 def test_biases_have_their_own_rate_and_decay():
     config = cfg.clone()
     config.merge_from_list(["SOLVER.BASE_LR", 0.5, "SOLVER.WEIGHT_DECAY", 0.25])

@@ -147,3 +147,35 @@ def test_lists_stay_with_the_boxes():
 def test_lists_are_selected_on_a_gpu(device):
     chosen = named().to("cuda")[torch.tensor([False, True, False, True], device=device)]
     assert chosen.get_field("names") == ["class 1", "class 3"] and chosen.bbox[:, 0].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("mode", ["xyxy", "xywh"])
+def test_crop_moves_and_clips(mode):
+    boxes = BoxList([[10.0, 10, 30, 20], [0, 0, 5, 5]], SIZE)
+    boxes.add_field("labels", torch.tensor([1, 2]))
+    cropped = boxes.convert(mode).crop((8, 12, 24, 40))
+    assert cropped.size == (16, 28) and cropped.mode == mode and cropped.get_field("labels").tolist() == [1, 2]
+    # The second box lies outside: both of its corners are clipped to the region's corner.
+    assert cropped.convert("xyxy").bbox.tolist() == [[2, 0, 16, 8], [0, 0, 0, 0]]
+
+
+def test_names_of_published_scripts():
+    boxes, other = named(2), BoxList([[1, 2, 3, 4], [5, 6, 7, 9]], SIZE)
+    other._copy_extra_fields(boxes)
+    assert other.get_field("names") == ["class 0", "class 1"]
+    for mode in ("xyxy", "xywh"):
+        assert [side.tolist() for side in other.convert(mode)._split_into_xyxy()][2:] == [[[3], [7]], [[4], [9]]]
+    assert other.copy_with_fields(["names", "absent"], skip_missing=True).fields() == ["names"]
+    with pytest.raises(KeyError):
+        other.copy_with_fields(["absent"])
+
+
+@pytest.mark.parametrize("package", ["fcos_core", "maskrcnn_benchmark"])
+def test_files_of_lists_are_read_without_running_code(tmp_path, package):
+    torch.save([named(2)], tmp_path / "written_here.pth", _use_new_zipfile_serialization=False)
+    # An old file is one pickle, in which only the class's path differs from one that was written here.
+    content = (tmp_path / "written_here.pth").read_bytes()
+    content = content.replace(b"fcos_core.structures", f"{package}.structures".encode())
+    (tmp_path / "predictions.pth").write_bytes(content)
+    (read,) = torch.load(tmp_path / "predictions.pth", weights_only=True)
+    assert torch.equal(read.bbox, named(2).bbox) and read.get_field("names") == ["class 0", "class 1"]

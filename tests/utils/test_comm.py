@@ -44,6 +44,7 @@ def work(rank, folder):
         if rank:
             losses = dict(reversed(losses.items()))
         reduced = {name: value.item() for name, value in comm.reduce_dict(losses).items()}
+        added = {name: value.item() for name, value in comm.reduce_dict(losses, average=False).items()}
         own = torch.tensor([1, rank])
         total = comm.all_reduce_sum(own)
         norm = torch.nn.BatchNorm1d(2)
@@ -54,6 +55,8 @@ def work(rank, folder):
             {
                 "who": (comm.get_rank(), comm.get_world_size(), comm.is_main_process()),
                 "reduced": reduced,
+                "added": added,
+                "everything": comm.all_gather({"rank": rank}),
                 "total": total.tolist(),
                 "own": own.tolist(),
                 "buffer": norm.running_mean.tolist(),
@@ -72,6 +75,8 @@ def test_two_processes(tmp_path):
     for number, (main, other) in enumerate(rounds, start=1):
         assert main["who"] == (0, 2, True) and other["who"] == (1, 2, False)
         assert main["reduced"] == {"a": 1.5, "b": 5.0}
+        assert main["added"] == {"a": 3.0, "b": 10.0}
+        assert main["everything"] == other["everything"] == [{"rank": 0}, {"rank": 1}]
         assert main["total"] == other["total"] == [2, 1]
         assert main["buffer"] == other["buffer"] == [0, 0]
         assert main["own"] == [1, 0] and other["own"] == [1, 1]

@@ -93,8 +93,24 @@ def test_weights_are_loaded_alone_whatever_save_dir_has(tmp_path):
     run.load_weights(str(tmp_path / "w.pth"))
     assert same(weights(run), weights(source))
     assert run.optimizer.state_dict()["state"] == {} and run.scheduler.last_epoch == 0
-    # Without a training state in its folder, `load` does the same.
-    assert make_run(tmp_path / "empty").load(str(tmp_path / "w.pth")) == {}
+
+
+def test_load_of_a_training_state_goes_on_from_it_as_published_scripts_expect(tmp_path):
+    former = make_run(tmp_path / "former")
+    train(former, 0, 2)
+    former.save("model_0000002", iteration=2)
+    path = str(tmp_path / "former" / "model_0000002.pth")
+    for folder in ("", tmp_path / "empty"):
+        run = make_run(folder, seed=3)
+        assert run.load(path) == {"iteration": 2}
+        assert same(weights(run), weights(former)) and run.scheduler.last_epoch == 2
+        assert run.optimizer.state_dict()["state"].keys() == former.optimizer.state_dict()["state"].keys() != set()
+    # Weights alone, as tools/remove_solver_states.py of published code leaves them, and a model of other classes.
+    torch.save({"model": former.model.state_dict()}, tmp_path / "w.pth")
+    other = make_run()
+    other.model = Detector(classes=7)
+    assert make_run().load(str(tmp_path / "w.pth")) == other.load(path) == {}
+    assert other.optimizer.state_dict()["state"] == {}
 
 
 def test_load_goes_on_from_the_last_checkpoint_as_published_scripts_expect(tmp_path):
@@ -138,7 +154,7 @@ def test_a_checkpoint_describes_its_run_in_plain_types(tmp_path):
     assert content["config"] == "SEED: 7\n" and content["categories"] == ["cat", "dog"]
     readers = [make_run(tmp_path), make_run(tmp_path), make_run()]
     assert readers[0].resume() == readers[1].load() == {"iteration": 1}
-    assert readers[2].load(str(tmp_path / "model_0000001.pth")) == {}
+    assert readers[2].load(str(tmp_path / "model_0000001.pth")) == {"iteration": 1}
     for reader in readers:
         assert reader.loaded_config == "SEED: 7\n" and reader.loaded_categories == ["cat", "dog"]
     make_run(tmp_path).save("model_0000002", iteration=2)

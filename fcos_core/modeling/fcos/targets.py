@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fcos_core.errors import InputError
 from fcos_core.layers.assign_targets import assign_targets as assign_targets_operator
 from fcos_core.modeling.fcos.locations import level_locations
 from fcos_core.structures.bounding_box import BoxList
@@ -104,7 +105,15 @@ def assign_targets(
     Returns:
         labels (N, L) int64 and distances (left, top, right, bottom) in pixels (N, L, 4), both 0 for background; L
         counts the locations of all levels, finest first.
+
+    Raises:
+        InputError: boxes have no labels.
     """
+    if not all(target.has_field("labels") for target in targets):
+        raise InputError(
+            "Boxes of a training batch have no labels: let the dataset call boxes.add_field('labels', labels), with "
+            "an int64 class from 1 on for each box."
+        )
     points = torch.cat(list(locations))
     # The host does not wait for the device: these few numbers are copied before the call returns.
     level_ranges = torch.tensor(ranges, dtype=points.dtype).to(points.device, non_blocking=True)
