@@ -7,10 +7,12 @@ from typing import Any
 import yaml
 
 from fcos_core.config import Config
+from fcos_core.utils import comm
 from fcos_core.utils.text import Block, printable
 
 # Far more than any config needs; a file may hold anything.
 _MOST_VALUES = 100_000
+_NOTES = {"MODEL.WEIGHT": " (not read: the weights come from the checkpoint)"}
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +20,15 @@ logger = logging.getLogger(__name__)
 def log_changes(cfg: Config, former: str | None, path: str) -> None:
     """Log in one block, as "KEY: old -> new", what differs from the config of the run that saved a checkpoint.
 
+    Only the main process logs.
+
     Args:
-        cfg: the config of this run, all of whose values hold.
+        cfg: the config of this run, all of whose values hold, except MODEL.WEIGHT.
         former: YAML text of the config of the run that saved the checkpoint; None: an earlier version saved it.
         path: the checkpoint.
     """
+    if not comm.is_main_process():
+        return
     if former is None:
         logger.info("%s does not hold the config of its run: what has changed since then is not known.", path)
         return
@@ -32,7 +38,7 @@ def log_changes(cfg: Config, former: str | None, path: str) -> None:
         logger.warning("The config in %s cannot be read: %s", path, error)
         return
     if changes:
-        rows = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in changes)
+        rows = "\n".join(f"  {key}: {old} -> {new}{_NOTES.get(key, '')}" for key, old, new in changes)
         logger.warning("The config has changed since %s was saved; the new values hold:\n%s", path, Block(rows))
 
 

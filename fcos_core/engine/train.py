@@ -35,7 +35,7 @@ from fcos_core.utils.metrics_file import MetricsWriter
 from fcos_core.weights.checkpointer import DetectronCheckpointer
 
 # What a checkpoint of this training holds beside the states of model, optimizer and schedule.
-_ARGUMENTS = ("iteration", "best", "recent_values")
+_ARGUMENTS = {"iteration": int, "best": (int, float), "recent_values": dict}
 
 logger = logging.getLogger(__name__)
 
@@ -214,11 +214,12 @@ def _resume_or_start(
     cfg: Config, checkpointer: DetectronCheckpointer, average: AveragedModel | None
 ) -> tuple[dict[str, Any], BatchLoader]:
     """Resume from OUTPUT_DIR, or load MODEL.WEIGHT; return the arguments of the training and its data loader."""
-    resumed = checkpointer.resume()
-    if resumed is not None:
-        log_changes(cfg, checkpointer.loaded_config, checkpointer.resumed_from)
-    arguments = {name: value for name, value in (resumed or {}).items() if name in _ARGUMENTS}
-    arguments.setdefault("iteration", 0)
+    try:
+        resumed = checkpointer.resume()
+    finally:  # if a state does not fit, the changes tell why
+        if checkpointer.resumed_from:
+            log_changes(cfg, checkpointer.loaded_config, checkpointer.resumed_from)
+    arguments = {"iteration": 0} if resumed is None else _read_arguments(resumed, checkpointer.resumed_from)
     _check_iteration(arguments["iteration"], cfg.SOLVER.MAX_ITER, checkpointer)
     # Build the loader before the weights are read: an error in the data should not wait for a download.
     distributed = comm.get_world_size() > 1
@@ -230,6 +231,19 @@ def _resume_or_start(
         average.module.load_state_dict(checkpointer.model.state_dict())
     label_training_data(checkpointer, data_loader.dataset)
     return arguments, data_loader
+
+
+def _read_arguments(resumed: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the arguments among the values of a checkpoint; raise InputError if it has no iteration, or an odd one."""
+    arguments = {name: value for name, value in resumed.items() if isinstance(value, _ARGUMENTS.get(name, ()))}
+    iteration = resumed.get("iteration")
+    if "iteration" not in arguments or iteration < 0:
+        raise InputError(
+            f"Cannot resume: '{path}' does not say how many iterations are done (\"iteration\" is {iteration!r}): name "
+            "another checkpoint in last_checkpoint; or delete last_checkpoint and name this file in MODEL.WEIGHT, to "
+            "begin again from its weights."
+        )
+    return arguments
 
 
 def _check_iteration(iteration: int, last: int, checkpointer: DetectronCheckpointer) -> None:

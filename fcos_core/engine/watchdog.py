@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 from fcos_core.utils import comm
-from fcos_core.utils.process_group import leave_with_launcher
 
 # SIGHUP comes when the terminal or the connection of a training closes.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -60,7 +59,6 @@ class Watchdog:
             ignored = [number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN]
             handled = [number for number in SIGNALS if number not in ignored]
             self._former_handlers = {number: signal.signal(number, lambda *_: None) for number in handled}
-            leave_with_launcher()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()

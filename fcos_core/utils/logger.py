@@ -1,5 +1,6 @@
 """Send log lines to the terminal and to a file."""
 
+import contextlib
 import copy
 import logging
 import logging.handlers
@@ -43,11 +44,11 @@ def setup_logger(name: str, save_dir: str, distributed_rank: int, filename: str 
     for stream in (sys.stdout, sys.stderr):
         escape_unencodable(stream)
     if distributed_rank > 0:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Handler(sys.stderr)
         handler.setLevel(logging.WARNING)
         _add(logger, handler, f"[rank {distributed_rank}] {_FORMAT}")
         return logger
-    _add(logger, logging.StreamHandler(sys.stdout), _FORMAT)
+    _add(logger, _Handler(sys.stdout), _FORMAT)
     if save_dir:
         _add(logger, _open_log_file(os.path.join(save_dir, filename)), _FORMAT)
     return logger
@@ -63,13 +64,24 @@ class _PrintableFormatter(logging.Formatter):
         return printable(Block(super().format(safe)))
 
 
-class _LogFile(logging.handlers.WatchedFileHandler):
-    """Log file that is opened again if it was moved or deleted, and whose first error is one line on stderr.
+class _Handler(logging.StreamHandler):
+    """Handler whose first error is one line on stderr, where that can be written; the program goes on without the log.
 
-    The training goes on without it: metrics.jsonl and the checkpoints, which matter more, raise an error of their own.
+    What matters more, the checkpoints and metrics.jsonl of a training, raises an error of its own.
     """
 
     _reported = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._reported:
+            self._reported = True
+            reason = printable(sys.exc_info()[1])
+            with contextlib.suppress(OSError):
+                print(f"warning: the log cannot be written any more: {reason}", file=sys.stderr, flush=True)
+
+
+class _LogFile(_Handler, logging.handlers.WatchedFileHandler):
+    """Log file that is opened again if it was moved or deleted."""
 
     def emit(self, record: logging.LogRecord) -> None:
         # Opening the file again, unlike writing to it, raises out of `emit`.
@@ -77,12 +89,6 @@ class _LogFile(logging.handlers.WatchedFileHandler):
             super().emit(record)
         except OSError:
             self.handleError(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not self._reported:
-            self._reported = True
-            reason = printable(sys.exc_info()[1])
-            print(f"warning: the log cannot be written any more: {reason}", file=sys.stderr, flush=True)
 
 
 def _open_log_file(path: str) -> logging.Handler:

@@ -1,8 +1,6 @@
 """Join the processes of a torchrun call into a process group."""
 
-import ctypes
 import os
-import signal
 import socket
 import sys
 import time
@@ -20,8 +18,6 @@ _GRACE_SECONDS = 60
 _CONNECT_SECONDS = 2
 _RETRY_SECONDS = 0.1
 _PORT_KEY = "fcos_core/port"
-# Number of the request in Linux's prctl.h.
-_PR_SET_PDEATHSIG = 1
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -35,7 +31,6 @@ def init_processes(config: Config, local_rank: int | None) -> None:
     """
     check_values(config)
     world_size = _read_environment()
-    leave_with_launcher()
     device = config.MODEL.DEVICE
     check_device(device)
     if device not in ("cpu", "cuda"):
@@ -62,16 +57,6 @@ def check_device(device: str) -> None:
     """Raise InputError if `device` is a GPU and PyTorch finds none."""
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"MODEL.DEVICE is {device}, but PyTorch finds no CUDA device; set MODEL.DEVICE cpu.")
-
-
-def leave_with_launcher() -> None:
-    """Have the kernel send SIGTERM to this process when the torchrun that started it ends, even by kill -9.
-
-    Training then saves and leaves at once; without this it would go on beside a restarted job until a collective fails.
-    Processes that torchrun has not started, under nohup or tmux for example, are left alone.
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _read_environment() -> int:

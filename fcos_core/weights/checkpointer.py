@@ -49,7 +49,7 @@ class DetectronCheckpointer:
         categories: name of each label of this run, from label 1 on, for `save` to write; None: not known.
         loaded_config: YAML text of the config of the run whose file was read last; None if the file has none.
         loaded_categories: name of each label in the file that was read last; None if the file has no names.
-        resumed_from: the file that `resume` has read; empty if there was none.
+        resumed_from: the file that `resume` has read, even if a state in it did not fit; empty if there was none.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class DetectronCheckpointer:
         parts = self._parts()
         lacking = [name for name in parts if not isinstance(content, dict) or name not in content]
         for name in [name for name in lacking if name in self.others]:
-            self.logger.warning("'%s' has no %s, which starts from its initial state.", path, name)
+            self.logger.warning("'%s' holds no state of the %s, which begins anew.", path, name)
             lacking.remove(name)
             del parts[name]
         if lacking:
@@ -142,10 +142,11 @@ class DetectronCheckpointer:
             )
         states = {**{name: content[name] for name in parts}, "model": state_dict_of(content, path)}
         self.logger.info("Resuming from %s: MODEL.WEIGHT is not read", path)
-        for name, part in parts.items():
-            self._restore(name, part, states[name], path)
+        # Known before the states are restored: if one does not fit, the caller can say what has changed.
         self.resumed_from = path
         self._describe(meta_of(content))
+        for name, part in parts.items():
+            self._restore(name, part, states[name], path)
         return self._extra_of(content)
 
     def _load_states(self, f: str, matching: WeightMatching) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def test_every_change_is_listed_in_one_block(caplog):
     first, *rows = record.getMessage().splitlines()
     assert first == "The config has changed since model_final.pth was saved; the new values hold:"
     assert rows == [
-        r"  MODEL.WEIGHT: '' -> 'a\x1b'",
+        r"  MODEL.WEIGHT: '' -> 'a\x1b' (not read: the weights come from the checkpoint)",
         "  SOLVER.STEPS: [3, 5] -> [30000]",
         "  SOLVER.WEIGHT_DECAY: 0.5 -> 0.0005",
     ]
@@ -34,6 +34,12 @@ def test_nothing_is_said_about_the_same_config(caplog):
     same.DATASETS.TEST = same.DATASETS.TRAIN
     assert "&id" in same.dump()
     log_changes(same, same.dump(), "model_final.pth")
+    assert not caplog.records
+
+
+def test_one_process_of_several_says_it(caplog, monkeypatch):
+    monkeypatch.setattr("fcos_core.engine.config_changes.comm.is_main_process", lambda: False)
+    log_changes(config("SEED", 7), cfg.dump(), "model_final.pth")
     assert not caplog.records
 
 

@@ -4,13 +4,15 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from fcos_core.engine.watchdog import Watchdog
 from fcos_core.utils import comm
-from fcos_core.utils.process_group import leave_with_launcher
+from fcos_core.utils.launcher import leave_with_launcher
 
 LONG = 60
 
@@ -107,6 +109,21 @@ def test_a_process_of_torchrun_leaves_when_torchrun_is_killed(monkeypatch, launc
     os.waitpid(launcher, 0)
     with os.fdopen(reader) as pipe:
         assert pipe.read() == (" saved" if launched else " went on")
+
+
+def test_a_process_of_torchrun_leaves_also_while_it_still_imports_pytorch():
+    # PyTorch cannot be imported here, which ends the import of the package at that place. 2 is PR_GET_PDEATHSIG.
+    code = """if True:
+        import contextlib, ctypes, sys
+        sys.modules["torch"] = None
+        with contextlib.suppress(ImportError):
+            import fcos_core
+        number = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(number))
+        print(number.value)"""
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(result.stdout) == signal.SIGTERM
 
 
 def test_a_loop_in_time_is_left_alone(start, tmp_path):

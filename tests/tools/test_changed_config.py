@@ -72,10 +72,27 @@ def test_fewer_iterations_than_are_done(workspace, train_to):
         (["MODEL.FCOS.NUM_CONVS", 2], "the model in .* does not fit this run"),
     ],
 )
-def test_another_model(train_to, opts, words):
+def test_another_model(train_to, caplog, opts, words):
     train_to(1)
     with pytest.raises(InputError, match=words):
         train_to(2, *opts)
+    assert f"  {opts[0]}: " in caplog.text  # the changes say which key the model is another one by
+
+
+@pytest.mark.parametrize("iteration", [None, "2", 2.5, -3])
+def test_a_state_without_a_usable_iteration(workspace, train_to, iteration):
+    state = {**train_to(1), "iteration": iteration}
+    if iteration is None:
+        del state["iteration"]
+    torch.save(state, workspace.out / "model_final.pth")
+    with pytest.raises(InputError, match=r"does not say how many iterations are done \(\"iteration\" is .*\): name"):
+        train_to(2)
+    assert [row["iteration"] for row in read_metrics(workspace.out / "metrics.jsonl")] == [1]
+
+
+def test_odd_values_of_a_checkpoint_are_left_out(workspace, train_to):
+    torch.save({**train_to(1), "best": "x", "recent_values": "abc"}, workspace.out / "model_final.pth")
+    assert "best" not in train_to(2)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml", "environment.txt", "log.txt"])

@@ -1,5 +1,7 @@
+import contextlib
 import logging
 import shutil
+import sys
 
 import pytest
 
@@ -89,6 +91,22 @@ def test_a_log_that_vanishes_is_named_once_and_costs_nothing_else(tmp_path, caps
     assert [line.split()[-1] for line in out.splitlines()] == ["before", "gone", "gone", "back"]
     assert err.startswith("warning: the log cannot be written any more: ") and "log.txt" in err and err.count("\n") == 1
     assert (tmp_path / "out" / "log.txt").read_text().split()[-1] == "back"
+
+
+@pytest.mark.parametrize("stderr_is_full", [False, True])
+def test_a_terminal_log_on_a_full_disk_costs_nothing_else(tmp_path, monkeypatch, capsys, stderr_is_full):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        if stderr_is_full:
+            monkeypatch.setattr(sys, "stderr", full)
+        logger = setup_logger(NAME, str(tmp_path), 0)
+        logger.info("one")
+        logger.info("two")
+        with contextlib.suppress(OSError):
+            full.close()
+    expected = "warning: the log cannot be written any more: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == ("" if stderr_is_full else expected)
+    assert (tmp_path / "log.txt").read_text().count("\n") == 2
 
 
 def test_a_log_that_cannot_be_opened_is_named(tmp_path):

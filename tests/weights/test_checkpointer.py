@@ -360,7 +360,7 @@ def test_other_parts_of_the_state(tmp_path, caplog):
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     # A scaler that is switched on in the middle of a run has no state to resume.
     assert make_run(tmp_path, others={"scaler": scaler}).resume() == {"iteration": 1}
-    assert "has no scaler, which starts from its initial state" in caplog.text
+    assert "holds no state of the scaler, which begins anew" in caplog.text
     scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0})
     make_run(tmp_path, others={"scaler": scaler}).save("model_b", iteration=2)
     other = torch.amp.GradScaler("cpu")
