@@ -5,12 +5,14 @@ import torch
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
-from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
+from fcos_core.data.coco import COCODataset
 from fcos_core.data.collate import BatchCollator
+from fcos_core.data.concat import ConcatCOCODataset, check_num_classes
 from fcos_core.data.loader import BatchLoader
-from fcos_core.data.own_dataset import OwnDataset, make_source
+from fcos_core.data.own_dataset import OwnDataset
 from fcos_core.data.reader import BatchReader
 from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
+from fcos_core.data.user_catalog import make_source
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import PixelNormalization
 from fcos_core.utils import comm

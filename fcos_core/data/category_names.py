@@ -8,7 +8,8 @@ from fcos_core.config import Config
 from fcos_core.config.paths_catalog import COCO_DATASETS
 from fcos_core.data.coco_json import COCOTable, read_coco_json
 from fcos_core.data.labels import fewer_note, order_note, own_names
-from fcos_core.data.own_dataset import OwnDataset, make_source
+from fcos_core.data.own_dataset import OwnDataset
+from fcos_core.data.user_catalog import make_source
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fcos_core.data.collate import Batch, BatchCollator
+from fcos_core.data.concat import AnyDataset
 from fcos_core.data.image_file import UnreadableImageError
-from fcos_core.data.own_dataset import AnyDataset
 from fcos_core.data.plan import BatchPlan, SamplePlan
 from fcos_core.data.transforms import transform
 from fcos_core.data.worker_failures import pack

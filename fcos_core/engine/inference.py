@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from fcos_core.data.concat import as_dataset
 from fcos_core.data.loader import BatchLoader
-from fcos_core.data.own_dataset import OwnDataset, as_dataset
+from fcos_core.data.own_dataset import OwnDataset
 from fcos_core.data.worker_failures import explain_dead_workers
 from fcos_core.engine.classes import label_test_data
 from fcos_core.engine.prefetch import prefetch

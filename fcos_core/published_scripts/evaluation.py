@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fcos_core import evaluation
-from fcos_core.data.own_dataset import as_dataset
+from fcos_core.data.concat import as_dataset
 from fcos_core.evaluation import Results
 from fcos_core.structures.bounding_box import BoxList
 

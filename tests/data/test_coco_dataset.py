@@ -9,7 +9,8 @@ import torch
 from coco_trees import annotation, tree_of
 from pycocotools.coco import COCO
 
-from fcos_core.data.coco import COCODataset, ConcatCOCODataset, check_num_classes
+from fcos_core.data.coco import COCODataset
+from fcos_core.data.concat import ConcatCOCODataset, check_num_classes
 from fcos_core.errors import InputError
 
 SIZES = [(40, 30)] * 6

@@ -11,8 +11,9 @@ from fcos_core.data import datasets, make_data_loader
 from fcos_core.data.build import build_dataset
 from fcos_core.data.category_names import category_names
 from fcos_core.data.collate_batch import BatchCollator
+from fcos_core.data.concat import as_dataset
 from fcos_core.data.image_file import UnreadableImageError
-from fcos_core.data.own_dataset import OwnDataset, as_dataset
+from fcos_core.data.own_dataset import OwnDataset
 from fcos_core.engine.inference import inference
 from fcos_core.errors import InputError
 from fcos_core.evaluation import evaluate
