@@ -22,6 +22,9 @@ class Pictures:
 
     image_sizes = np.array(SIZES)
 
+    def get_img_info(self, index):
+        return {"width": SIZES[index][0], "height": SIZES[index][1]}
+
     def __len__(self):
         return len(SIZES)
 
