@@ -94,7 +94,7 @@ def load_detector(cfg: Config) -> nn.Module:
     matching = load_matching_weights(model, load(source), cfg.MODEL.WEIGHT, logger)
     _check_whole(matching, cfg)
     if matching.unusable:
-        raise InputError(unusable_sentence(matching.unusable, cfg.MODEL.WEIGHT))
+        raise InputError(unusable_sentence(matching.unusable, f"'{cfg.MODEL.WEIGHT}'"))
     names = read_meta(source).categories or training_names(cfg)
     if cfg.TEST.COMPILE:
         model = compile_for_inference(model, precision=cfg.TEST.PRECISION)

@@ -1,9 +1,9 @@
-"""Know a detector whose weights are random, so that nobody tests it without a word."""
+"""Know a detector whose weights are random or not finite, so that nobody tests it without a word."""
 
 from torch import nn
 
 from fcos_core.errors import InputError
-from fcos_core.weights.weight_matching import WeightMatching
+from fcos_core.weights.weight_matching import WeightMatching, unusable_sentence, unusable_tensors
 
 _MARK = "_untrained_parameters"
 
@@ -16,7 +16,12 @@ def mark_untrained(model: nn.Module, matching: WeightMatching | None) -> None:
 
 
 def check_trained(model: nn.Module) -> None:
-    """Raise InputError if parameters that `mark_untrained` noted are all as they were then, at random."""
+    """Check a detector that is to be tested.
+
+    Raises:
+        InputError: parameters that `mark_untrained` noted are all as they were then, at random; or the detector has NaN,
+            infinite numbers or negative variances.
+    """
     marked = getattr(model, _MARK, {})
     now = {key: parameter._version for key, parameter in model.named_parameters()}
     if marked and all(now.get(key) == version for key, version in marked.items()):
@@ -24,3 +29,5 @@ def check_trained(model: nn.Module) -> None:
             f"Testing needs weights: {len(marked)} parameters of the detector, such as {next(iter(marked))}, are "
             "random. Name the file of a trained detector in MODEL.WEIGHT, or the folder of its training in OUTPUT_DIR."
         )
+    if unusable := unusable_tensors(model.state_dict()):
+        raise InputError(unusable_sentence(unusable, "The detector to test"))

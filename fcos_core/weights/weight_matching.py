@@ -79,7 +79,7 @@ def load_matching_weights(
             targets[key].copy_(value)
     logger.log(logging.INFO if matching.is_normal else logging.WARNING, "%s", matching.table(source))
     if matching.unusable:
-        logger.warning("%s", unusable_sentence(matching.unusable, source))
+        logger.warning("%s", unusable_sentence(matching.unusable, f"'{source}'"))
     return matching
 
 
@@ -112,9 +112,9 @@ def unusable_tensors(state: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def unusable_sentence(keys: list[str], source: str) -> str:
-    """Say which tensors of the file `source` make every result wrong."""
+    """Say which tensors of `source`, a file in quotes or a detector, make every result wrong."""
     return (
-        f"'{source}' has NaN, infinite numbers or negative variances in {len(keys)} tensors: {_examples(keys)}. Its "
+        f"{source} has NaN, infinite numbers or negative variances in {len(keys)} tensors: {_examples(keys)}. Its "
         "training has failed or the file is damaged: name an earlier checkpoint."
     )
 

@@ -207,6 +207,16 @@ def test_a_file_of_the_body_alone_is_not_tested(make, tmp_path):
     assert inference(model, loader, "val", device="cpu") is not None
 
 
+def test_a_script_tests_no_detector_that_is_not_finite(make):
+    config = make()
+    (loader,) = make_data_loader(config, is_train=False)
+    model = build_detection_model(config)
+    with torch.no_grad():
+        model.rpn.head.cls_logits.bias[0] = float("nan")
+    with pytest.raises(InputError, match=r"The detector to test has NaN.*rpn\.head\.cls_logits\.bias"):
+        inference(model, loader, "val", device="cpu")
+
+
 def test_a_run_resumed_with_renumbered_files_keeps_its_labels(make, tmp_path):
     opts = ["INPUT.MIN_SIZE_TRAIN", (32,), "INPUT.MAX_SIZE_TRAIN", 64, "SOLVER.STEPS", (), "TEST.EVAL_PERIOD", 1]
     (tmp_path / "run").mkdir()
