@@ -19,8 +19,8 @@ def check_trained(model: nn.Module) -> None:
     """Check a detector that is to be tested.
 
     Raises:
-        InputError: parameters that `mark_untrained` noted are all as they were then, at random; or the detector has NaN,
-            infinite numbers or negative variances.
+        InputError: parameters that `mark_untrained` noted are all as they were then, at random; or the detector has
+            NaN, infinite numbers or negative variances.
     """
     marked = getattr(model, _MARK, {})
     now = {key: parameter._version for key, parameter in model.named_parameters()}
