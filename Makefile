@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := configs/demo/shapes.yaml
+# Tests of several processes wait for each other much of the time: three workers keep two cores busy.
+TEST_WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .PHONY: install demo test test-slow lint cuda-kernels clean
 
@@ -34,7 +36,7 @@ demo/shapes/pictures: demo/shapes/inference/shapes_val/coco_results.json
 	$(BIN)/python tools/draw_detections.py --config-file $(DEMO)
 
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -1,6 +1,7 @@
 """Training step of a config on a tiny detector."""
 
 import functools
+import types
 
 import pytest
 import torch
@@ -165,5 +166,6 @@ def test_the_evaluation_knows_how_many_detections_an_image_has(monkeypatch):
     config.merge_from_list(["TEST.DETECTIONS_PER_IMG", 300])
     seen = []
     monkeypatch.setattr(engine_test, "inference", lambda *_, **options: seen.append(options["detections_per_img"]))
-    engine_test.test(config, {"cells": None}, torch.nn.Identity())
+    loader = types.SimpleNamespace(dataset=None)
+    engine_test.test(config, {"cells": loader}, torch.nn.Identity())
     assert seen == [300]
