@@ -9,13 +9,17 @@ from collections.abc import Iterator
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from fcos_core.data.json_stream import other_kind
 from fcos_core.data.pixels import UnreadableImageError, to_rgb
+from fcos_core.data.png_file import without_metadata
 from fcos_core.errors import InputError
 
 __all__ = ["MAX_PIXELS", "UnreadableImageError", "read_image", "to_rgb"]
 
 # Default of INPUT.MAX_PIXELS: twice what Pillow warns about, that is, as much as Pillow itself accepts.
 MAX_PIXELS = 178_956_970
+# Pillow takes memory for the frame of a GIF before it tells the image's size; it refuses one of twice this many pixels.
+_MAX_PART = 1 << 28
 # Formats that hold nothing but a raster. For others, such as EPS, PIL starts another program that interprets the file.
 FORMATS = (
     *("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF"),
@@ -55,7 +59,7 @@ def read_image(
     name = f"The image '{path}' (looked at {os.path.abspath(path)})"
     try:
         _check_is_file(path, name)
-        with _without_pillow_limit(), Image.open(path, formats=_formats()) as file:
+        with _pillow_limit(max(max_pixels, _MAX_PART)), _open(path) as file:
             _check_size(path, file.size, size, turned=True)
             _check_pixels(name, file.size, max_pixels)
             image = to_rgb(file, name)
@@ -64,11 +68,18 @@ def read_image(
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        fault = f"it is damaged, or of none of the kinds that are read ({', '.join(_formats())})"
-        raise UnreadableImageError(f"{name} cannot be read: {fault}", "copy it again or convert it") from error
+        fault, remedy = _unidentified(path)
+        raise UnreadableImageError(f"{name} cannot be read: {fault}", remedy) from error
+    except Image.DecompressionBombError as error:
+        fault = f"it, or a part of it, has more pixels than INPUT.MAX_PIXELS {max_pixels}"
+        remedy = "if that is its true size, set INPUT.MAX_PIXELS to its width times its height"
+        raise UnreadableImageError(f"{name} cannot be read: {fault}", remedy) from error
     # PIL's readers raise errors of many types on damaged files.
     except Exception as error:
-        raise UnreadableImageError(f"{name} cannot be read: {str(error).rstrip('.')}", "copy it again") from error
+        fault, remedy = str(error).rstrip("."), "copy it again"
+        if isinstance(error, OSError) and error.strerror:  # from the system, which could not open the file
+            fault, remedy = error.strerror, "check its path, its permissions and the disk"
+        raise UnreadableImageError(f"{name} cannot be read: {fault}", remedy) from error
     if transposition is not None and image.size != size:
         upright = image.transpose(transposition)
         if size is None or upright.size == size:
@@ -82,6 +93,27 @@ def _formats() -> tuple[str, ...]:
     """Return those of `FORMATS` that this installation of PIL can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+    try:
+        return Image.open(path, formats=_formats())
+    except (UnidentifiedImageError, ValueError):
+        # PIL refuses a PNG for its metadata too, such as a wrong checksum of EXIF or a text above PIL's limit.
+        pixels = without_metadata(path)
+        if pixels is None:
+            raise
+        return Image.open(pixels, formats=("PNG",))
+
+
+def _unidentified(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return what is wrong with a file that is no image for PIL, and the remedy."""
+    if kind := other_kind(os.fspath(path)):
+        fault, _, remedy = kind.partition(": ")
+        return f"it {fault}", remedy
+    kinds = ", ".join(_formats())
+    fault = f"it is damaged, or of none of the kinds that are read ({kinds}), or its pixels are such as PIL cannot read"
+    return fault, "copy it again or convert it to 8 bits a channel"
 
 
 def _check_is_file(path: str | os.PathLike[str], name: str) -> None:
@@ -131,11 +163,15 @@ class _Readers:
 
 
 @contextlib.contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Lift PIL's own limit, which is one number for the whole program, because `_check_pixels` takes its place."""
+def _pillow_limit(pixels: int) -> Iterator[None]:
+    """Replace PIL's own limit, which is one number for the whole program, because `_check_pixels` takes its place.
+
+    Without any limit PIL would take as much memory as the frame of a GIF or the tile of a TIFF asks for.
+    """
     with _Readers.lock:
         if _Readers.count == 0:
-            _Readers.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _Readers.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        Image.MAX_IMAGE_PIXELS = max(pixels, Image.MAX_IMAGE_PIXELS or 0)
         _Readers.count += 1
     try:
         yield

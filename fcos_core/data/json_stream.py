@@ -58,7 +58,7 @@ def explain_broken_json(kind: str, path: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"The {kind} '{path}' {_other_kind(path) or _fault(error)}.") from error
+        raise InputError(f"The {kind} '{path}' {other_kind(path) or _fault(error)}.") from error
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[str | None, Any]]:
@@ -196,8 +196,8 @@ class _Window:
         return True
 
 
-def _other_kind(path: str) -> str:
-    """Return what stands in the place of a JSON file, and the remedy, as the end of a sentence; "" if nothing known."""
+def other_kind(path: str) -> str:
+    """Return what stands in the place of the file, and the remedy, as the end of a sentence; "" if nothing known."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(_OTHER_KINDS[0][0]))

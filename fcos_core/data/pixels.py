@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
 
+from fcos_core.data.png_file import chunks
 from fcos_core.errors import InputError
 
 # Tags of TIFF 6.0, sections 3, 8 and 19.
-_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANAR_CONFIGURATION, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANAR_CONFIGURATION = 258, 259, 262, 284
+_COLOR_MAP, _SAMPLE_FORMAT = 320, 339
 _DARKEST_AND_BRIGHTEST = ((340, 341), (280, 281))  # SMinSampleValue, SMaxSampleValue; MinSampleValue, MaxSampleValue
+# Where the headers of JPEG 2000 and AVIF give the bits of a channel: a mark, the byte's distance from it, the
+# bits of that byte that count, and their highest value for 8 bits.
+_PLACES_OF_BITS = {"JPEG2000": (b"\xff\x4f\xff\x51", 42, 0x7F, 7), "AVIF": (b"av1C", 6, 0x40, 0)}
+_HEADER = 1 << 12  # bytes in which they stand
 _SIXTEEN_BITS = 0xFFFF
 # Values of 16 bits that are all below this have 12 bits or fewer; their upper 8 bits are black, or nearly so.
 _TWELVE_BITS = 1 << 12
@@ -132,8 +137,10 @@ def _scaled(values: np.ndarray, black: float, white: float) -> np.ndarray:
 
 
 def _check_sixteen_bit_channels(image: Image.Image) -> None:
-    """Refuse a picture of several 16-bit channels, of which PIL keeps the upper 8 bits, if little is left of it."""
-    if not _has_sixteen_bits(image):
+    """Refuse a picture of several channels of 9 to 16 bits, of which PIL keeps the upper 8, if little is left of it."""
+    if image.mode in ("P", "PA") and 0 < max(_values(image, _COLOR_MAP), default=0) <= 255:
+        raise _refusal("its colour map has 16 bits but no value above 255 of 65535, so it would be black")
+    if not _has_more_bits(image):
         return
     if _tags(image).get(_PLANAR_CONFIGURATION) == 2 and _tags(image).get(_COMPRESSION, 1) == 1:
         raise _refusal("PIL cannot decode 16 bits a channel where each channel is stored apart and uncompressed")
@@ -141,20 +148,35 @@ def _check_sixteen_bit_channels(image: Image.Image) -> None:
     extrema: Any = image.getextrema()
     channels = zip(image.getbands(), extrema, strict=True) if len(image.getbands()) > 1 else ()
     highest = max((high for name, (_, high) in channels if name not in ("A", "a", "X")), default=255)
-    if highest < _TWELVE_BITS >> 8 or (stated is not None and stated[1] <= _SIXTEEN_BITS >> 1):
+    # Lossy compression can take the highest value a little further.
+    if highest <= _TWELVE_BITS >> 8 or (stated is not None and stated[1] <= _SIXTEEN_BITS >> 1):
         raise _refusal(
-            "it has 16 bits a channel but no value has more than 12 bits, or its tags say that fewer bits are in use, "
-            "so it would be black or dark"
+            "it has more than 8 bits a channel but no value above a sixteenth of white, or its tags say that fewer "
+            "bits are in use, so it would be black or dark"
         )
 
 
-def _has_sixteen_bits(image: Image.Image) -> bool:
-    if 16 in _values(image, _BITS_PER_SAMPLE):
+def _has_more_bits(image: Image.Image) -> bool:
+    """Return whether the file has more than the 8 bits a channel that PIL gives."""
+    if 16 in _values(image, _BITS_PER_SAMPLE) or _has_more_bits_by_header(image):
         return True
     # What PIL is going to decode: a name of the stored layout such as RGB;16B, and for PPM the stored maximum.
     arguments = [argument for tile in getattr(image, "tile", ()) for argument in np.ravel(np.array(tile[3], object))]
     is_ppm = image.format == "PPM"
     return any(";16" in a if isinstance(a, str) else is_ppm and a == _SIXTEEN_BITS for a in arguments)
+
+
+def _has_more_bits_by_header(image: Image.Image) -> bool:
+    file = getattr(image, "fp", None)
+    if image.format not in _PLACES_OF_BITS or file is None:
+        return False
+    mark, distance, mask, most = _PLACES_OF_BITS[image.format]
+    position = file.tell()
+    file.seek(0)
+    head = file.read(_HEADER)
+    file.seek(position)
+    place = head.find(mark) + distance
+    return mark in head and place < len(head) and head[place] & mask > most
 
 
 def _tags(image: Image.Image) -> Any:
@@ -192,11 +214,11 @@ def _significant_bits_of_png(image: Image.Image) -> int:
     position = file.tell()
     file.seek(8)
     bits = 0
-    while (chunk := file.read(8)) and (header := struct.unpack(">I4s", chunk))[1] not in (b"IDAT", b"IEND"):
-        if header[1] == b"sBIT":
+    for name, _, _ in chunks(file):
+        if name == b"sBIT":
             bits = file.read(1)[0]
+        if name in (b"sBIT", b"IDAT"):
             break
-        file.seek(header[0] + 4, 1)  # the content and its checksum
     file.seek(position)
     return bits if 1 <= bits <= 16 else 0
 

@@ -162,12 +162,20 @@ def test_truncated_image_names_its_path(tmp_path, suffix):
         read(path, (64, 64))
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", None])
-def test_no_image_names_its_path(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "it is empty"),
+        (b"not an image", "it is damaged, or of none of the kinds .*, or its pixels"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\n", "it is a Git LFS pointer.*git lfs pull"),
+        (None, r"No such file or directory: check its path, .*\.$"),
+    ],
+)
+def test_no_image_names_its_path(tmp_path, content, fault):
     path = tmp_path / "i.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UnreadableImageError, match=rf"{path}.* cannot be read"):
+    with pytest.raises(UnreadableImageError, match=rf"{path}.* cannot be read: {fault}"):
         read(path)
 
 
@@ -178,6 +186,31 @@ def test_damaged_exif_does_not_matter_where_the_pixels_are_whole(tmp_path, suffi
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Corrupt EXIF data")
         assert np.abs(read(tmp_path / f"i.{suffix}", None) - pixels()).max() <= 8
+
+
+def png_chunk(name, data, damage=0):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ damage)
+
+
+# Metadata of a PNG for which PIL refuses the file although browsers show it.
+METADATA = {
+    "EXIF, wrong checksum": png_chunk(b"eXIf", b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0", damage=1),
+    "text, wrong checksum": png_chunk(b"tEXt", b"Comment\0c", damage=1),
+    "long text": png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 23))),
+    "long profile": png_chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(1 << 23))),
+    "resolution, cut short": png_chunk(b"pHYs", b"a"),
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA)
+def test_metadata_of_a_png_does_not_matter_where_the_pixels_are_whole(tmp_path, metadata):
+    save_with_orientation(Image.fromarray(pixels()), tmp_path / "i.png", 3)
+    data = (tmp_path / "i.png").read_bytes()
+    (tmp_path / "i.png").write_bytes(data[:33] + metadata + data[33:])  # behind IHDR
+    np.testing.assert_array_equal(read(tmp_path / "i.png", None), pixels()[::-1, ::-1], "EXIF that is whole holds")
+    (tmp_path / "i.png").write_bytes(data[:33] + metadata + data[33:-30])
+    with pytest.raises(UnreadableImageError, match=r"i\.png.* cannot be read"):
+        read(tmp_path / "i.png")
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n%%EndComments\nshowpage\n"
@@ -245,12 +278,10 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, monkeypatch, kind):
 def claim_png(path, width, height):
     """Write a PNG of a few bytes whose header claims a size."""
 
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(1000))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", rows), png_chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 @pytest.fixture
@@ -273,6 +304,19 @@ def test_an_image_above_the_limit_names_the_key_and_the_number_to_write(tmp_path
     claim_png(tmp_path / "i.png", 20000, 10000)
     with pytest.raises(UnreadableImageError, match=r"MAX_PIXELS 178956970: .*set INPUT\.MAX_PIXELS 200000000\."):
         read(tmp_path / "i.png", size)
+
+
+@pytest.mark.parametrize("side", [10, 65535])
+def test_a_gif_of_50_bytes_takes_no_gigabytes(tmp_path, monkeypatch, side):
+    def refuse(*_):
+        raise AssertionError("took memory")
+
+    monkeypatch.setattr(Image.core, "fill", refuse)
+    # Its only frame of 65535x65535 is to be disposed of, for which PIL takes memory as soon as it opens the file.
+    frame = b"\x21\xf9\4\x08\0\0\0\0\x2c\0\0\0\0\xff\xff\xff\xff\0\2\2\x4c\1\0\x3b"
+    (tmp_path / "i.gif").write_bytes(b"GIF89a" + struct.pack("<HH", side, side) + b"\x80\0\0" + bytes(6) + frame)
+    with pytest.raises(UnreadableImageError, match=r"has more pixels than INPUT\.MAX_PIXELS 178956970: .*set INPUT"):
+        read(tmp_path / "i.gif")
 
 
 def test_the_default_limit_is_the_one_of_the_config_and_what_pillow_accepts():

@@ -1,11 +1,12 @@
 """What becomes of pixels of every kind: brought to 8-bit RGB as the file says, or refused with a sentence."""
 
+import base64
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from fcos_core.data.image_file import UnreadableImageError, read_image, to_rgb
 
@@ -63,6 +64,7 @@ def assert_becomes(path, expected):
     assert np.abs(found - expected).max() <= 1  # rounding
 
 
+MAP = np.arange(256)[::-1]  # of palette index to grey level
 FLOAT_TAGS = [(340, 12, [0.0]), (341, 12, [1.0])]
 # Kind of TIFF: values, dtype without the byte order, further arguments of write_tiff, result.
 TIFFS = {
@@ -95,6 +97,8 @@ TIFFS = {
     # PIL takes every byte of such a file for a pixel.
     "RGB of 16 bits, planes": (np.stack([RAMP * 257] * 3, 2), "u2", {"photometric": 2, "planar": 2}, REFUSED),
     "RGB, planes": (np.stack([RAMP] * 3, 2), "u1", {"photometric": 2, "planar": 2}, RAMP),
+    "colour map": (RAMP, "u1", {"photometric": 3, "tags": [(320, 3, list(MAP * 257) * 3)]}, 255 - RAMP),
+    "colour map, 8-bit values": (RAMP, "u1", {"photometric": 3, "tags": [(320, 3, list(MAP) * 3)]}, REFUSED),
     "premultiplied": (np.stack([RAMP, RAMP * 0 + 255], 2), "u1", {"tags": [(338, 3, [1])]}, RAMP),
 }
 
@@ -162,6 +166,30 @@ NETPBM = {
 def test_every_kind_of_netpbm(tmp_path, head, values, dtype, expected):
     (tmp_path / "i.pnm").write_bytes(head + values.astype(dtype).tobytes())
     assert_becomes(tmp_path / "i.pnm", expected)
+
+
+# 8x2 pixels with the values 0 to 255 in three channels of 16 bits (JPEG 2000) and of 12 bits (AVIF), written by
+# OpenJPEG 2.5.4 and libavif 1.4.2, because PIL writes 8 bits.
+OTHERS = {
+    "j2k": "/0//UQAvAAAAAAAIAAAAAgAAAAAAAAAAAAAACAAAAAIAAAAAAAAAAAADDwEBDwEBDwEB/1IADAAAAAEBAAQEAAH/XAAEQID/kAAK"
+    "AAAAAAAyAAH/k9/4kPAJPJRVD8pM3u0pwyi+zOqiQqkfnpNITrk1VqcbXq+AgP/Z",
+    "avif": "AAAAHGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZgAAAOttZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "AA5waXRtAAAAAAABAAAAHmlsb2MAAAAARAAAAQABAAAAAQAAAQ8AAAA/AAAAKGlpbmYAAAAAAAEAAAAaaW5mZQIAAAAAAQAAYXYw"
+    "MUNvbG9yAAAAAGppcHJwAAAAS2lwY28AAAAUaXNwZQAAAAAAAAAIAAAAAgAAABBwaXhpAAAAAAMMDAwAAAAMYXYxQ4FAYAAAAAAT"
+    "Y29scm5jbHgAAgACAACAAAAAF2lwbWEAAAAAAAAAAQABBAECgwQAAABHbWRhdBIACghYCD+NAgIAiDIxEAAA9gDFmjme9hMetIID"
+    "u2XY3hf9xOQR89BT1Lz5LennrrsI+/CRulxbXnTCP/OAgA==",
+}
+
+
+@pytest.mark.parametrize("suffix", OTHERS)
+def test_colours_of_more_than_8_bits_that_would_be_black(tmp_path, suffix):
+    if not features.check({"j2k": "jpg_2000"}.get(suffix, suffix)):
+        pytest.skip(f"PIL without {suffix}")
+    (tmp_path / f"i.{suffix}").write_bytes(base64.b64decode(OTHERS[suffix]))
+    assert_becomes(tmp_path / f"i.{suffix}", REFUSED)
+    # A dark picture of 8 bits is one.
+    Image.new("RGB", (8, 2), (9, 9, 9)).save(tmp_path / f"dark.{suffix}")
+    assert_becomes(tmp_path / f"dark.{suffix}", np.full((2, 8), 9))
 
 
 # Every mode of PIL (Image.MODES): a value, and what becomes of it as RGB; None: refused.
