@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # Covers Latin, Greek, Cyrillic, Arabic, Hebrew and more; every installation of matplotlib has it.
 _DEJAVU = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+# Invisible characters that set the direction of the text behind them: "0.61" would be drawn as "16.0".
+_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class Labels:
@@ -106,8 +108,9 @@ def _has_shape(char: str) -> bool:
 
 
 def _one_line(name: str) -> str:
-    """Replace line breaks and control characters by spaces."""
-    return " ".join("".join(" " if unicodedata.category(char) == "Cc" else char for char in name).split())
+    """Replace line breaks and control characters by spaces, and leave out what would turn the score around too."""
+    kept = (char for char in name if unicodedata.bidirectional(char) not in _DIRECTIONS)
+    return " ".join("".join(" " if unicodedata.category(char) == "Cc" else char for char in kept).split())
 
 
 def _extents(parts: list[tuple[ImageFont.FreeTypeFont, str]]) -> tuple[int, int]:

@@ -66,7 +66,10 @@ def test_marks_and_joiners_need_no_font_of_their_own(caplog):
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("a\nb\tc", "a b c"), ("a\x1b[31mb", "a [31mb"), ("  ", "class 1"), ("\x07", "class 1")],
+    [
+        *(("a\nb\tc", "a b c"), ("a\x1b[31mb", "a [31mb"), ("  ", "class 1"), ("\x07", "class 1")),
+        ("\u202etac\u2067", "tac"),  # directions, which would turn the score around
+    ],
 )
 def test_a_name_is_one_line_without_control_characters(name, shown, caplog):
     assert Labels([name]).name(1) == shown and not caplog.records
