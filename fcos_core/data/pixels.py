@@ -157,7 +157,7 @@ def _check_sixteen_bit_channels(image: Image.Image) -> None:
 
 
 def _has_more_bits(image: Image.Image) -> bool:
-    """Return whether the file has more than the 8 bits a channel that PIL gives."""
+    """Return True if the file has more than the 8 bits a channel that PIL gives."""
     if 16 in _values(image, _BITS_PER_SAMPLE) or _has_more_bits_by_header(image):
         return True
     # What PIL is going to decode: a name of the stored layout such as RGB;16B, and for PPM the stored maximum.
