@@ -129,22 +129,32 @@ def _are_two_numbers(values: Any) -> bool:
     return len(values) == 2 and all(map(_is_number, values))
 
 
-def _trains_batch_norm(cfg: Config) -> bool:
-    return bool(cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN)
+def trains_batch_norm(cfg: Config) -> bool:
+    """Return True if the backbone has BatchNorms that use and update batch statistics in training."""
+    return bool(cfg.MODEL.SYNCBN or cfg.MODEL.USE_SYNCBN or cfg.MODEL.HRNET.TRAIN_BN or _is_mobilenet(cfg))
+
+
+def _is_mobilenet(cfg: Config) -> bool:
+    return bool(cfg.MODEL.BACKBONE.CONV_BODY == "MNV2-FPN-RETINANET")
+
+
+def _mirrors_nothing(cfg: Config) -> bool:
+    return bool(cfg.TEST.BBOX_AUG.ENABLED and not cfg.TEST.BBOX_AUG.SCALES)
 
 
 # What the keys under "Accepted" in defaults.py would ask for.
 _NO_OTHER_DETECTOR = "Only FCOS is built here: no other detector, no masks and no keypoints"
-_NO_DEFORMABLE = "Deformable convolutions are not built yet"
 
 # The text "False", which a script may have read from somewhere, would count as True.
 _SWITCHES = (
     "MODEL.SYNCBN",
+    "MODEL.USE_SYNCBN",
     "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.RESNETS.WITH_MODULATED_DCN",
     "MODEL.HRNET.TRAIN_BN",
     "MODEL.FCOS.NORM_REG_TARGETS",
     "MODEL.FCOS.CENTERNESS_ON_REG",
-    "MODEL.FCOS.USE_DCN_IN_TOWER",
+    "MODEL.FCOS.DROP_EMPTY",
     "INPUT.TO_BGR255",
     "DATALOADER.ASPECT_RATIO_GROUPING",
     "DATALOADER.PAD_TO_FIXED_SIZE",
@@ -156,8 +166,8 @@ _SWITCHES = (
     "SOLVER.COMPILE",
     "TEST.COMPILE",
     "TEST.USE_EMA",
+    "TEST.BBOX_AUG.ENABLED",
     "TEST.BBOX_AUG.H_FLIP",
-    "TEST.BBOX_AUG.SCALE_H_FLIP",
 )
 
 RULES: dict[str, Rule] = {
@@ -168,18 +178,32 @@ RULES: dict[str, Rule] = {
     ),
     # Activation checkpointing runs a stage twice, so a BatchNorm that is trained would track its statistics twice.
     "MODEL.BACKBONE.CHECKPOINT_STAGES": Rule(
-        lambda stages, cfg: all(stage in (1, 2, 3, 4) for stage in stages) and not (stages and _trains_batch_norm(cfg)),
-        "stages of 1 to 4, such as (2, 3, 4), or () if BatchNorms are trained (SYNCBN, TRAIN_BN)",
+        lambda stages, cfg: all(stage in (1, 2, 3, 4) for stage in stages) and not (stages and trains_batch_norm(cfg)),
+        "stages of 1 to 4, such as (2, 3, 4), or () if BatchNorms are trained (SYNCBN, TRAIN_BN, MobileNetV2)",
     ),
-    "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": _integer(-1, most=5),
+    "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": Rule(
+        lambda parts, cfg: _are_integers([parts]) and -1 <= parts <= (18 if _is_mobilenet(cfg) else 5),
+        "an integer from -1 to the number of parts: 5 of a ResNet, 18 of MobileNetV2",
+    ),
     "MODEL.RESNETS.NUM_GROUPS": _integer(1),
     "MODEL.RESNETS.WIDTH_PER_GROUP": _integer(1),
     "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": _rule(_is_channels, "a multiple of 32, the groups of the norms"),
-    "MODEL.RESNETS.STAGE_WITH_DCN": _rule(
-        lambda stages: all(stage is False for stage in stages), f"(False, False, False, False). {_NO_DEFORMABLE}"
+    "MODEL.RESNETS.STAGE_WITH_DCN": Rule(
+        lambda stages, cfg: (
+            len(stages) == 4
+            and all(isinstance(stage, bool) for stage in stages)
+            and not (any(stages) and cfg.MODEL.BACKBONE.CONV_BODY.startswith(("HRNET", "MNV2", "timm:")))
+        ),
+        "four times True or False, one for each stage; True only for a ResNet, as other bodies have no such layers "
+        "(their towers can: MODEL.FCOS.USE_DCN_IN_TOWER)",
     ),
-    "MODEL.RESNETS.WITH_MODULATED_DCN": _only(False, _NO_DEFORMABLE),
-    "MODEL.RESNETS.DEFORMABLE_GROUPS": _only(1, _NO_DEFORMABLE),
+    "MODEL.RESNETS.DEFORMABLE_GROUPS": Rule(
+        lambda groups, cfg: (
+            _are_positive_integers([groups])
+            and cfg.MODEL.RESNETS.NUM_GROUPS * cfg.MODEL.RESNETS.WIDTH_PER_GROUP % groups == 0
+        ),
+        "an integer of at least 1 that divides NUM_GROUPS * WIDTH_PER_GROUP, the channels that share offsets",
+    ),
     "MODEL.HRNET.WIDTH": _integer(0),
     "MODEL.HRNET.STEM_CHANNELS": _integer(1),
     "MODEL.HRNET.STAGE1_CHANNELS": _integer(1),
@@ -198,6 +222,10 @@ RULES: dict[str, Rule] = {
         "5 pairs (lowest, highest) for 5 levels of FPN_STRIDES, 6 pairs for 6 levels, or [] for the published ranges",
     ),
     "MODEL.FCOS.NUM_CONVS": _integer(0),
+    "MODEL.FCOS.USE_DCN_IN_TOWER": Rule(
+        lambda deforms, cfg: deforms in (True, False) and not (deforms and cfg.MODEL.FCOS.NUM_CONVS == 0),
+        "False, or True with MODEL.FCOS.NUM_CONVS of 1 or more",
+    ),
     "MODEL.FCOS.PRIOR_PROB": _rule(lambda prob: _is_number(prob) and 0 < prob < 1, "a probability between 0 and 1"),
     "MODEL.FCOS.LOSS_GAMMA": _at_least(0),
     "MODEL.FCOS.LOSS_ALPHA": _between(0, 1, "0 to 1"),
@@ -205,11 +233,21 @@ RULES: dict[str, Rule] = {
     "MODEL.FCOS.NMS_TH": _between(0, 1, "an IoU from 0 to 1"),
     "MODEL.FCOS.PRE_NMS_TOP_N": _integer(1),
     "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _at_least(0),
+    "MODEL.FCOS.IOU_LOSS_TYPE": _one_of(("iou", "linear_iou", "giou", "diou", "ciou")),
+    "MODEL.FCOS.BOX_QUALITY": _one_of(("ctrness", "iou")),
+    "MODEL.FCOS.LOSS_NORMALIZER": _one_of(("positives_and_images", "positives")),
+    "MODEL.FCOS.SCORE": _one_of(("product", "sqrt")),
+    "MODEL.FCOS.CANDIDATES": _one_of(("class", "score")),
+    "MODEL.FCOS.RANK_BY": _one_of(("score", "class")),
+    "MODEL.FCOS.LOCATIONS": _one_of(("center", "corner")),
+    "MODEL.FCOS.PIXELS": _one_of(("inclusive", "continuous")),
+    "MODEL.FCOS.CLIP": _one_of(("before_nms", "after_nms")),
     "INPUT.MIN_SIZE_TRAIN": _rule(_are_positive_integers, "one or more integers of at least 1"),
     "INPUT.MIN_SIZE_RANGE_TRAIN": _rule(_is_size_range, "(lowest, highest), or (-1, -1) to use MIN_SIZE_TRAIN"),
     "INPUT.MAX_SIZE_TRAIN": _integer(1),
     "INPUT.MIN_SIZE_TEST": _integer(1),
     "INPUT.MAX_SIZE_TEST": _integer(1),
+    "INPUT.RESIZE": _one_of(("fcos", "detectron2", "mmdet", "torchvision")),
     "INPUT.MAX_PIXELS": _integer(1),
     "INPUT.FLIP_PROB_TRAIN": _between(0, 1, "a probability from 0 to 1"),
     "INPUT.PIXEL_MEAN": _rule(_are_three_numbers, "three numbers"),
@@ -260,6 +298,12 @@ RULES: dict[str, Rule] = {
     "TEST.EXPECTED_RESULTS_SIGMA_TOL": _at_least(0),
     "TEST.BBOX_AUG.SCALES": _rule(lambda sizes: sizes == () or _are_positive_integers(sizes), "integers of at least 1"),
     "TEST.BBOX_AUG.MAX_SIZE": _integer(1),
+    "TEST.BBOX_AUG.SCALE_H_FLIP": Rule(
+        lambda flip, cfg: flip in (True, False) and not (flip and _mirrors_nothing(cfg)),
+        "False, or True with the sizes to mirror in TEST.BBOX_AUG.SCALES",
+    ),
+    "TEST.BBOX_AUG.MERGE_TYPE": _one_of(("nms", "soft-vote")),
+    "TEST.BBOX_AUG.VOTE_TH": _rule(lambda iou: _is_number(iou) and 0 < iou <= 1, "an IoU above 0, at most 1"),
     "MODEL.META_ARCHITECTURE": _only("GeneralizedRCNN", _NO_OTHER_DETECTOR),
     "MODEL.RPN_ONLY": _only(True, _NO_OTHER_DETECTOR),
     "MODEL.FCOS_ON": _only(True, _NO_OTHER_DETECTOR),
@@ -268,6 +312,4 @@ RULES: dict[str, Rule] = {
     "MODEL.KEYPOINT_ON": _only(False, _NO_OTHER_DETECTOR),
     "MODEL.CLS_AGNOSTIC_BBOX_REG": _only(False, _NO_OTHER_DETECTOR),
     "MODEL.RETINANET.USE_C5": _only(False, "P6 is always computed from P5"),
-    "MODEL.USE_SYNCBN": _only(False, "It is not built yet; HRNet models take MODEL.SYNCBN"),
-    "TEST.BBOX_AUG.ENABLED": _only(False, "Test-time augmentation is not built yet"),
 }

@@ -26,18 +26,23 @@ _C.MODEL = Config()
 # "cuda": each process uses its own GPU. "cuda:0", "cuda:1", ...: all processes use that GPU. "cpu".
 # The default is cuda if PyTorch finds a GPU, and cpu otherwise.
 _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Weights to start from: a .pth or .pkl file, a URL (#NAME at its end names the cached file), or a catalog:// name
+# Weights to start from: a .pth, .safetensors or .pkl file, a URL (#NAME at its end names the cached file), zoo://NAME
+# of weights/zoo.py, hf://ORGANIZATION/REPOSITORY/FILE or hf://timm/NAME of the Hugging Face hub, or a catalog:// name
 # of paths_catalog.py. The optimizer's state and the iteration are not loaded. Empty: random initialization.
 _C.MODEL.WEIGHT = ""
 # Make every BatchNorm of an HRNet model a SyncBatchNorm, which trains on the statistics of the whole batch.
 _C.MODEL.SYNCBN = False
+# The same for any model (HRNet, MobileNetV2). The norms of ResNet stay frozen.
+_C.MODEL.USE_SYNCBN = False
 
 _C.MODEL.BACKBONE = Config()
 # Name of a backbone in fcos_core.modeling.registry.BACKBONES: R-50-FPN-RETINANET, R-101-FPN-RETINANET,
-# HRNET-W18, HRNET-W32, HRNET-W40, HRNET-W48, HRNET (width from HRNET.WIDTH).
+# HRNET-W18, HRNET-W18-SMALL-V2, HRNET-W32, HRNET-W40, HRNET-W48, HRNET (width from HRNET.WIDTH), MNV2-FPN-RETINANET
+# (MobileNetV2), and timm:NAME, any network NAME of timm whose maps have the strides 8, 16, 32 (for six levels also 4).
+# Networks of timm start without weights; their BatchNorms keep their statistics unless USE_SYNCBN; no part is frozen.
 _C.MODEL.BACKBONE.CONV_BODY = "R-50-FPN-RETINANET"
 # ResNet: number of parts, counted from the input, whose weights are frozen. 0 or less: none; 1: the stem; 2: the stem
-# and stage 1; and so on.
+# and stage 1; and so on. MobileNetV2: the same, of its 18 features.
 _C.MODEL.BACKBONE.FREEZE_CONV_BODY_AT = 2
 # Activation checkpointing: stages, from 1 to 4, that keep only the input of each block (ResNet, stage 1 of HRNet) or
 # module (HRNet) and compute the rest again in the backward pass. It takes less memory and more time, and cannot be
@@ -53,9 +58,11 @@ _C.MODEL.RESNETS.WIDTH_PER_GROUP = 64
 _C.MODEL.RESNETS.STRIDE_IN_1X1 = True
 # Channels of every FPN level and of the head, for ResNet models.
 _C.MODEL.RESNETS.BACKBONE_OUT_CHANNELS = 256
-# Deformable convolutions of later FCOS. They are not implemented yet, so any other value is an error.
+# Stages (1 to 4) whose 3x3 convolutions are deformable.
 _C.MODEL.RESNETS.STAGE_WITH_DCN = (False, False, False, False)
+# Deformable convolutions of these stages: True: with a mask (version 2); False: without (version 1).
 _C.MODEL.RESNETS.WITH_MODULATED_DCN = False
+# Groups of channels that share their offsets.
 _C.MODEL.RESNETS.DEFORMABLE_GROUPS = 1
 
 _C.MODEL.HRNET = Config()
@@ -65,7 +72,8 @@ _C.MODEL.HRNET.WIDTH = 0
 _C.MODEL.HRNET.STEM_CHANNELS = 64
 # Bottleneck channels of stage 1; the output of stage 1 has four times as many channels.
 _C.MODEL.HRNET.STAGE1_CHANNELS = 64
-# For stages 1 to 4: modules in a row, parallel branches, and residual blocks in each branch of a module.
+# For stages 1 to 4: modules in a row, parallel branches, and residual blocks in each branch of a module. Modules and
+# blocks of HRNET-W18-SMALL-V2 are always (1, 1, 3, 2) and (2, 2, 2, 2).
 _C.MODEL.HRNET.NUM_MODULES = (1, 1, 4, 3)
 _C.MODEL.HRNET.NUM_BRANCHES = (1, 2, 3, 4)
 _C.MODEL.HRNET.NUM_BLOCKS = (4, 4, 4, 4)
@@ -102,12 +110,41 @@ _C.MODEL.FCOS.INFERENCE_TH = 0.05
 _C.MODEL.FCOS.PRE_NMS_TOP_N = 1000
 # NMS removes a box if its IoU with a box of the same class and a higher score is above this threshold.
 _C.MODEL.FCOS.NMS_TH = 0.6
-# Options of later FCOS. They are not implemented yet, so any other value is an error.
+# Center sampling: a location is trained on a box only if it lies in the square around the box's centre whose sides are
+# at most CENTER_SAMPLING_RADIUS * stride away from the centre. 0: it may lie anywhere in the box.
 _C.MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0.0
+# Loss of the boxes: "iou", "linear_iou", "giou", "diou" or "ciou".
 _C.MODEL.FCOS.IOU_LOSS_TYPE = "iou"
+# False: the network predicts logarithms of distances in pixels. True: it predicts distances in strides, through a ReLU.
 _C.MODEL.FCOS.NORM_REG_TARGETS = False
+# Predict the box quality on the tower of the boxes (True) or of the classes (False).
 _C.MODEL.FCOS.CENTERNESS_ON_REG = False
+# Make the last convolution of each tower a modulated deformable convolution.
 _C.MODEL.FCOS.USE_DCN_IN_TOWER = False
+# Quality that the centerness layer learns: "ctrness", the centerness of the location, which also weights the box loss;
+# "iou", the IoU of the predicted box with its target, with a box loss without weights.
+_C.MODEL.FCOS.BOX_QUALITY = "ctrness"
+# Divisor of the class loss: "positives_and_images", the number of positive locations and of images in the batch
+# (HRNet-FCOS); "positives", the number of positive locations, at least 1 (later FCOS).
+_C.MODEL.FCOS.LOSS_NORMALIZER = "positives_and_images"
+# Score of a detection: "product", class probability times box quality (HRNet-FCOS); "sqrt", the square root of the
+# product (later FCOS).
+_C.MODEL.FCOS.SCORE = "product"
+
+# Conventions of detectors that other frameworks have trained; each YAML file in configs/zoo sets those of its detector.
+# INFERENCE_TH is compared with "class", the class probability, or with "score", the score of a detection.
+_C.MODEL.FCOS.CANDIDATES = "class"
+# The PRE_NMS_TOP_N best of a level are the best by "score" or by "class", the class probability.
+_C.MODEL.FCOS.RANK_BY = "score"
+# Position of the cell (x, y) of a level on the image: "center", (x * stride + stride // 2, y * stride + stride // 2);
+# "corner", (x * (padded width // width of the level), y * (padded height // height of the level)).
+_C.MODEL.FCOS.LOCATIONS = "center"
+# "inclusive": a box covers the pixels x1 to x2, so its width is x2 - x1 + 1. "continuous": its width is x2 - x1.
+_C.MODEL.FCOS.PIXELS = "inclusive"
+# Boxes are clipped to the image "before_nms" or "after_nms".
+_C.MODEL.FCOS.CLIP = "before_nms"
+# Leave out boxes that have no width or no height after clipping.
+_C.MODEL.FCOS.DROP_EMPTY = False
 
 # ---------------------------------------------------------------------------------------------- input
 _C.INPUT = Config()
@@ -120,6 +157,10 @@ _C.INPUT.MAX_SIZE_TRAIN = 1333
 # Shorter side in testing, and cap on the longer side.
 _C.INPUT.MIN_SIZE_TEST = 800
 _C.INPUT.MAX_SIZE_TEST = 1333
+# Rule for the size and the interpolation of resized images, as the framework of that name has it. "fcos": antialiased
+# bilinear, the longer side truncated. "detectron2": PIL's antialiased bilinear, both sides rounded. "mmdet": OpenCV's
+# bilinear, both sides rounded. "torchvision": bilinear without antialiasing, in floats, both sides truncated.
+_C.INPUT.RESIZE = "fcos"
 # Width times height of the largest image that is decoded. A larger one counts as an image that cannot be read, because
 # a small damaged or hostile file can claim any size. Decoding takes 3 bytes a pixel, or more.
 _C.INPUT.MAX_PIXELS = 178956970
@@ -219,7 +260,7 @@ _C.SOLVER.CLIP_GRADIENT_NORM = 0.0
 # Keep an exponential moving average of the weights: after each iteration it becomes
 # average * EMA_DECAY + weights * (1 - EMA_DECAY). Checkpoints contain it as "ema"; see TEST.USE_EMA. 0: no average.
 _C.SOLVER.EMA_DECAY = 0.0
-# Factor on the learning rate of deformable offsets in later FCOS; without deformable convolutions it has no effect.
+# Factor on the learning rate of the layers that predict the offsets of deformable convolutions.
 _C.SOLVER.DCONV_OFFSETS_LR_FACTOR = 1.0
 
 # ----------------------------------------------------------------------------------------------- test
@@ -251,13 +292,22 @@ _C.TEST.EVALUATOR = "pycocotools"
 # away from its mean.
 _C.TEST.EXPECTED_RESULTS = []
 _C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4.0
-# Test-time augmentation of later FCOS. It is not implemented yet, so ENABLED True is an error.
+# Test-time augmentation, in every test and in Predictor: detect on several views of an image and merge what is found.
+# The first view is the one of INPUT.MIN_SIZE_TEST. The time grows with the number of pixels of all views.
 _C.TEST.BBOX_AUG = Config()
 _C.TEST.BBOX_AUG.ENABLED = False
+# Add the first view mirrored from left to right.
 _C.TEST.BBOX_AUG.H_FLIP = False
+# Shorter sides of further views, and cap on their longer side.
 _C.TEST.BBOX_AUG.SCALES = ()
 _C.TEST.BBOX_AUG.MAX_SIZE = 4000
+# Add each view of SCALES mirrored from left to right.
 _C.TEST.BBOX_AUG.SCALE_H_FLIP = False
+# "nms": one non-maximum suppression over the candidates of all views (FCOS). "soft-vote": boxes of a class that overlap
+# by VOTE_TH or more become their mean, see soft_vote in fcos_core/engine/test_time_augmentation.py (ATSS).
+_C.TEST.BBOX_AUG.MERGE_TYPE = "nms"
+# IoU from which boxes vote together.
+_C.TEST.BBOX_AUG.VOTE_TH = 0.66
 
 # ------------------------------------------------------------ Accepted: published values only, no effect
 # The detector is always FCOS on a backbone with a neck. A value that asks for another detector or for masks is an
@@ -272,5 +322,3 @@ _C.MODEL.CLS_AGNOSTIC_BBOX_REG = False
 # P6 is always computed from P5, so True is an error.
 _C.MODEL.RETINANET = Config()
 _C.MODEL.RETINANET.USE_C5 = False
-# SyncBatchNorm in every model of later FCOS. It is not implemented yet, so True is an error.
-_C.MODEL.USE_SYNCBN = False

@@ -17,6 +17,8 @@ from fcos_core.utils.text import without_secrets
 CATALOG = "DATASETS.CATALOG"
 # Keys whose values are paths, in any section.
 PATHS = ("OUTPUT_DIR", "WEIGHT", "DATA_DIR", "PATHS_CATALOG", "img_dir", "ann_file")
+# Name, in a config's attributes, of the set of its merged keys.
+_MERGED = "_merged_keys"
 _OTHER_DETECTORS = re.compile(
     r"MODEL\.(RPN|ROI_\w+|RETINANET|ANCHOR_GENERATOR|PROPOSAL_GENERATOR|SEM_SEG_HEAD|PANOPTIC_FPN|FBNET)\b"
 )
@@ -61,6 +63,10 @@ class Config(CfgNode):
         """Return the config as YAML text without the secrets in URLs, as it goes into files that people pass on."""
         return without_secrets(super().dump(**kwargs))
 
+    def was_merged(self, key: str) -> bool:
+        """Return True if a file, a command line or another config has set `key`, a dotted name, of this config."""
+        return key in self.__dict__.get(_MERGED, ())
+
     def known_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield every leaf key as a dotted name."""
         for name, value in self.items():
@@ -93,6 +99,7 @@ class Config(CfgNode):
                 return
             raise InputError(f"{where}: {key!r} is a section; set one of its keys, not the section to {shown(value)}.")
         node[name] = coerce(value, "" if in_catalog else node.get(name), key, where)
+        self.__dict__.setdefault(_MERGED, set()).add(key)
 
     def _unknown(self, key: str, where: str) -> InputError:
         if _OTHER_DETECTORS.match(key):
