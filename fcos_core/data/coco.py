@@ -38,6 +38,7 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         max_pixels: width times height of the largest image that is read (INPUT.MAX_PIXELS).
         label_order: "id" or "file": the file's own labels follow ascending category ids, or the file's list.
         fewer_categories: the file may list fewer categories than `use_labels` gets.
+        continuous: pixels of the boxes, see `BoxList`.
 
     Attributes:
         image_sizes: (N, 2) int64, width and height in pixels that the annotation file gives.
@@ -64,10 +65,11 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         label_order: str = "id",
         fewer_categories: bool = False,
         max_pixels: int = MAX_PIXELS,
+        continuous: bool = False,
     ) -> None:
         self.img_dir = img_dir
         self.ann_file = ann_file
-        self._max_pixels = max_pixels
+        self._max_pixels, self._continuous = max_pixels, continuous
         self._table = read_coco_json(ann_file)
         check_boxes(self._table, is_train)
         self._kept = _kept_rows(self._table, is_train, keep_empty)
@@ -143,7 +145,7 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         rows = rows[~self._table.crowd[rows]]
         boxes = torch.from_numpy(self._table.boxes[rows].astype(np.float32))
         width, height = self.image_sizes[index].tolist()
-        target = BoxList(boxes, (width, height), mode="xywh")
+        target = BoxList(boxes, (width, height), mode="xywh", continuous=self._continuous)
         target.add_field("labels", torch.from_numpy(self._labels[self._table.labels[rows] - 1]))
         return target.convert("xyxy").clip_to_image(remove_empty=True)
 

@@ -108,7 +108,7 @@ class _Detections:
     """Detections in the order of dataset indices, with ids of the annotation file, in pixels of the image files."""
 
     def __init__(self, dataset: COCODataset, predictions: Mapping[int, BoxList]) -> None:
-        packed = Predictions.pack(predictions)
+        packed = Predictions.pack({index: self._scaled(dataset, index, boxes) for index, boxes in predictions.items()})
         sizes = torch.from_numpy(dataset.image_sizes[packed.indices.numpy()]).double()
         # Compute as BoxList.resize and BoxList.convert do, but for all images at once.
         ratios = (sizes / packed.sizes).to(packed.boxes.dtype).repeat(1, 2)
@@ -125,6 +125,14 @@ class _Detections:
         self.category_ids = torch.tensor(ids, dtype=torch.int64)[inverse].numpy()
         if not known.all():
             self._leave_out(~known[inverse].numpy())
+
+    @staticmethod
+    def _scaled(dataset: COCODataset, index: int, boxes: BoxList) -> BoxList:
+        """Scale continuous boxes to the image file; `Predictions` are inclusive, in pixels of the size they have."""
+        if not boxes.continuous:
+            return boxes
+        width, height = dataset.image_sizes[index].tolist()
+        return boxes.resize((width, height))
 
     def _leave_out(self, rows: np.ndarray) -> None:
         """Leave out detections of classes that the dataset does not list: no annotation could confirm them."""

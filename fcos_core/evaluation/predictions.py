@@ -17,7 +17,7 @@ class Predictions(Mapping[int, BoxList]):
         indices: (I,) int64, dataset index of each image.
         sizes: (I, 2) int64, width and height in pixels of the image that the boxes are on.
         counts: (I,) int64, number of boxes of each image.
-        boxes: (M, 4) xyxy in pixels, image after image in the order of `indices`.
+        boxes: (M, 4) xyxy in inclusive pixels, image after image in the order of `indices`.
         scores: (M,) float.
         labels: (M,) int64.
     """
@@ -38,7 +38,7 @@ class Predictions(Mapping[int, BoxList]):
     def pack(cls, predictions: Mapping[int, BoxList]) -> Predictions:
         """Copy detections with fields "scores" and "labels", in the order of their indices."""
         indices = sorted(predictions)
-        lists = [predictions[index].convert("xyxy") for index in indices]
+        lists = [predictions[index].convert("xyxy").with_pixels(continuous=False) for index in indices]
         return cls(
             torch.tensor(indices, dtype=torch.int64),
             torch.tensor([boxes.size for boxes in lists], dtype=torch.int64).reshape(-1, 2),

@@ -21,7 +21,7 @@ def boxlist_nms(boxlist: BoxList, nms_thresh: float, max_proposals: int = -1, sc
     """
     if nms_thresh <= 0:
         return boxlist
-    keep = nms(boxlist.convert("xyxy").bbox, boxlist.get_field(score_field), nms_thresh)
+    keep = nms(_inclusive(boxlist), boxlist.get_field(score_field), nms_thresh)
     return boxlist[_first(keep, max_proposals)]
 
 
@@ -36,23 +36,23 @@ def boxlist_ml_nms(
     if nms_thresh <= 0:
         return boxlist
     scores, labels = boxlist.get_field(score_field), boxlist.get_field(label_field)
-    keep = batched_nms(boxlist.convert("xyxy").bbox, scores, labels.long(), nms_thresh)
+    keep = batched_nms(_inclusive(boxlist), scores, labels.long(), nms_thresh)
     return boxlist[_first(keep, max_proposals)]
 
 
 def remove_small_boxes(boxlist: BoxList, min_size: float) -> BoxList:
-    """Keep the boxes whose width and height, x2 - x1 + 1 and y2 - y1 + 1, are at least `min_size` pixels."""
+    """Keep the boxes whose width and height are at least `min_size` pixels."""
     return boxlist[(boxlist.convert("xywh").bbox[:, 2:] >= min_size).all(dim=1)]
 
 
 def boxlist_iou(boxlist1: BoxList, boxlist2: BoxList) -> Tensor:
-    """Return the (N, M) IoU of each box of the first list with each of the second, corner pixels included.
+    """Return the (N, M) IoU of each box of the first list with each of the second.
 
     Raise RuntimeError if the lists are of images of different sizes.
     """
     if boxlist1.size != boxlist2.size:
         raise RuntimeError(f"boxlist_iou: the images of the lists have different sizes: {boxlist1}, {boxlist2}")
-    first, second = boxlist1.convert("xyxy").bbox[:, None], boxlist2.convert("xyxy").bbox
+    first, second = _inclusive(boxlist1)[:, None], _inclusive(boxlist2)
     corner_min = torch.maximum(first[..., :2], second[:, :2])
     corner_max = torch.minimum(first[..., 2:], second[:, 2:])
     intersection = (corner_max - corner_min + 1).clamp(min=0).prod(dim=2)
@@ -63,12 +63,20 @@ def cat_boxlist(bboxes: Sequence[BoxList]) -> BoxList:
     """Join lists of one image, which have the same mode and the same fields, of tensors; raise ValueError otherwise."""
     first = bboxes[0]
     for other in bboxes[1:]:
-        if (other.size, other.mode, set(other.fields())) != (first.size, first.mode, set(first.fields())):
-            raise ValueError(f"cat_boxlist: size, mode or fields differ: {first}, {other}")
-    joined = BoxList(cat([boxes.bbox for boxes in bboxes]), first.size, first.mode)
+        if _kind(other) != _kind(first):
+            raise ValueError(f"cat_boxlist: size, mode, pixels or fields differ: {first}, {other}")
+    joined = BoxList(cat([boxes.bbox for boxes in bboxes]), first.size, first.mode, first.continuous)
     for name in first.fields():
         joined.add_field(name, cat([boxes.get_field(name) for boxes in bboxes]))
     return joined
+
+
+def _inclusive(boxlist: BoxList) -> Tensor:
+    return boxlist.convert("xyxy").with_pixels(continuous=False).bbox
+
+
+def _kind(boxlist: BoxList) -> tuple[tuple[int, int], str, bool, set[str]]:
+    return boxlist.size, boxlist.mode, boxlist.continuous, set(boxlist.fields())
 
 
 def _first(keep: Tensor, count: int) -> Tensor:

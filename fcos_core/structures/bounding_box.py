@@ -13,18 +13,28 @@ FLIP_TOP_BOTTOM = 1
 
 
 class BoxList:
-    """N boxes on an image. Pixels are inclusive: a box covers the pixels x1 to x2, so its width is x2 - x1 + 1.
+    """N boxes on an image.
 
     Args:
         bbox: (N, 4) in pixels; a tensor keeps a floating dtype, integers and lists become float32.
         image_size: (width, height) in pixels.
         mode: "xyxy" for (x1, y1, x2, y2) or "xywh" for (x1, y1, width, height).
+        continuous: a box is x2 - x1 wide, as torchvision, detectron2 and mmdet have it. False: pixels are inclusive, a
+            box covers the pixels x1 to x2, so it is x2 - x1 + 1 wide.
 
     Raises:
         ValueError: `bbox` is not (N, 4), or `mode` is neither of the two.
     """
 
-    def __init__(self, bbox: Tensor | Sequence[Any], image_size: tuple[int, int], mode: str = "xyxy") -> None:
+    continuous = False  # of lists in files of published code, which lack the attribute
+
+    def __init__(
+        self,
+        bbox: Tensor | Sequence[Any],
+        image_size: tuple[int, int],
+        mode: str = "xyxy",
+        continuous: bool = False,
+    ) -> None:
         if not isinstance(bbox, Tensor):
             bbox = torch.as_tensor(bbox, dtype=torch.float32)
             bbox = bbox.reshape(0, 4) if bbox.numel() == 0 else bbox
@@ -35,7 +45,7 @@ class BoxList:
         if mode not in ("xyxy", "xywh"):
             raise ValueError(f"mode must be 'xyxy' or 'xywh', not {mode!r}")
         width, height = image_size
-        self.bbox, self.size, self.mode = bbox, (width, height), mode
+        self.bbox, self.size, self.mode, self.continuous = bbox, (width, height), mode, continuous
         self.extra_fields: dict[str, Any] = {}
 
     def add_field(self, field: str, field_data: Any) -> None:
@@ -57,10 +67,21 @@ class BoxList:
             return self
         first, second = self.bbox.split(2, dim=1)
         if mode == "xywh":
-            box = torch.cat([first, second - first + 1], dim=1)
+            box = torch.cat([first, second - first + self._last], dim=1)
         else:
-            box = torch.cat([first, first + (second - 1).clamp(min=0)], dim=1)
+            box = torch.cat([first, first + (second - self._last).clamp(min=0)], dim=1)
         return self._like(box, mode=mode)
+
+    def with_pixels(self, continuous: bool) -> BoxList:
+        """Return the same boxes, of the same widths and heights, in continuous or in inclusive pixels."""
+        if continuous == self.continuous:
+            return self
+        box = self.bbox
+        if self.mode == "xyxy":
+            box = torch.cat([box[:, :2], box[:, 2:] + (1 if continuous else -1)], dim=1)
+        new = self._like(box)
+        new.continuous = continuous
+        return new
 
     def resize(self, size: tuple[int, int]) -> BoxList:
         """Scale the boxes with their image to `size` (width, height): multiply coordinates by their axis' ratio."""
@@ -74,9 +95,9 @@ class BoxList:
         x1, y1, x2, y2 = self.convert("xyxy").bbox.unbind(1)
         width, height = self.size
         if method == FLIP_LEFT_RIGHT:
-            x1, x2 = width - x2 - 1, width - x1 - 1
+            x1, x2 = width - x2 - self._last, width - x1 - self._last
         else:
-            y1, y2 = height - y2 - 1, height - y1 - 1
+            y1, y2 = height - y2 - self._last, height - y1 - self._last
         return self._like(torch.stack([x1, y1, x2, y2], dim=1), mode="xyxy").convert(self.mode)
 
     def crop(self, box: Sequence[int]) -> BoxList:
@@ -92,14 +113,14 @@ class BoxList:
         return self._like(boxes, mode="xyxy", size=(width, height)).convert(self.mode)
 
     def clip_to_image(self, remove_empty: bool = True) -> BoxList:
-        """Clip the boxes in place to 0 .. size - 1 on each axis and return this list.
+        """Clip the boxes in place to 0 .. size - 1 on each axis (continuous: 0 .. size) and return this list.
 
         With `remove_empty` return a new list of the boxes with x2 > x1 and y2 > y1.
         """
         boxes = self.convert("xyxy")
         width, height = self.size
-        boxes.bbox[:, 0::2].clamp_(min=0, max=width - 1)
-        boxes.bbox[:, 1::2].clamp_(min=0, max=height - 1)
+        boxes.bbox[:, 0::2].clamp_(min=0, max=width - self._last)
+        boxes.bbox[:, 1::2].clamp_(min=0, max=height - self._last)
         self.bbox = boxes.convert(self.mode).bbox
         if not remove_empty:
             return self
@@ -107,7 +128,7 @@ class BoxList:
         return self[(x2 > x1) & (y2 > y1)]
 
     def area(self) -> Tensor:
-        """Return (N,) areas in pixels: (x2 - x1 + 1) * (y2 - y1 + 1)."""
+        """Return (N,) areas in pixels: (x2 - x1 + 1) * (y2 - y1 + 1), without the ones if continuous."""
         width, height = self.convert("xywh").bbox[:, 2:].unbind(1)
         return width * height
 
@@ -153,7 +174,8 @@ class BoxList:
 
     def __repr__(self) -> str:
         width, height = self.size
-        return f"BoxList(num_boxes={len(self)}, image_width={width}, image_height={height}, mode={self.mode})"
+        kind = ", continuous=True" if self.continuous else ""
+        return f"BoxList(num_boxes={len(self)}, image_width={width}, image_height={height}, mode={self.mode}{kind})"
 
     def _copy_extra_fields(self, bbox: BoxList) -> None:
         """Add the fields of `bbox` to this list; only published scripts use this name."""
@@ -162,6 +184,11 @@ class BoxList:
     def _split_into_xyxy(self) -> tuple[Tensor, ...]:
         """Return x1, y1, x2 and y2, each (N, 1), in any mode; only published scripts use this name."""
         return self.convert("xyxy").bbox.split(1, dim=-1)
+
+    @property
+    def _last(self) -> int:
+        """Pixels that a box has beyond x2 - x1."""
+        return 0 if self.continuous else 1
 
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Return the fields with `function` applied to those that are tensors."""
@@ -175,8 +202,8 @@ class BoxList:
         size: tuple[int, int] | None = None,
         fields: dict[str, Any] | None = None,
     ) -> BoxList:
-        """Return `bbox` with this list's mode, size and fields where no others are given."""
-        new = BoxList(bbox, size or self.size, mode or self.mode)
+        """Return `bbox` with this list's mode, size and fields where no others are given, in its kind of pixels."""
+        new = BoxList(bbox, size or self.size, mode or self.mode, self.continuous)
         new.extra_fields = dict(self.extra_fields) if fields is None else fields
         return new
 

@@ -98,7 +98,10 @@ def text_colour(background: str) -> str:
 
 def _best_first(detections: BoxList, threshold: float, size: tuple[int, int]) -> list[tuple[_Rectangle, int, float]]:
     """Return box, label and score of each detection to draw, with boxes inside a picture of `size`."""
-    shown = detections[detections.get_field("scores") >= threshold].resize(size).convert("xyxy")
+    shown = detections[detections.get_field("scores") >= threshold].resize(size)
+    if shown.continuous:
+        shown = shown.convert("xywh").with_pixels(continuous=False)  # as "xyxy" a box without width would end before x1
+    shown = shown.convert("xyxy")
     boxes = map(tuple, shown.clip_to_image(remove_empty=False).bbox.tolist())
     rows = zip(boxes, shown.get_field("labels").tolist(), shown.get_field("scores").tolist(), strict=True)
     return sorted(rows, key=lambda row: -row[2])

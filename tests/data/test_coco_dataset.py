@@ -72,6 +72,14 @@ def test_ground_truth_is_inclusive_xyxy_clipped_without_crowd(make_files):
     assert dataset.contiguous_to_category_id == {1: 2, 2: 8}
 
 
+def test_ground_truth_of_a_continuous_detector(make_files):
+    tree = tree_of([(40, 30)])
+    tree["annotations"] = [annotation(1, 1, [1, 2, 10, 12]), annotation(2, 1, [-5, 20, 100, 100])]
+    target = COCODataset(*make_files(tree), is_train=True, continuous=True).ground_truth(0)
+    # x2 = x + w; clipped to 0 .. size.
+    assert target.continuous and target.bbox.tolist() == [[1, 2, 11, 14], [0, 20, 40, 30]]
+
+
 def test_names_of_published_scripts(make_files):
     tree = tree_of([(40, 30), (50, 60), (70, 80)])
     tree["categories"] = [{"id": 8, "name": "b"}, {"id": 2, "name": "a"}]

@@ -39,13 +39,13 @@ def dataset(tmp_path):
     return COCODataset(str(tmp_path), str(tmp_path / "a.json"))
 
 
-def perfect(dataset, scale=2):
+def perfect(dataset, scale=2, continuous=False):
     """Return the ground truth as detections on images enlarged `scale` times."""
     label_of = {category: label for label, category in dataset.contiguous_to_category_id.items()}
     predictions = {}
     for index in range(len(dataset)):
         entries = BOXES[dataset.image_id(index)]
-        boxes = BoxList([box for box, _ in entries], (100, 50), "xywh").convert("xyxy")
+        boxes = BoxList([box for box, _ in entries], (100, 50), "xywh", continuous).convert("xyxy")
         boxes = boxes.resize((100 * scale, 50 * scale))
         boxes.add_field("scores", torch.full((len(entries),), 0.9))
         boxes.add_field("labels", torch.tensor([label_of[category] for _, category in entries]))
@@ -75,6 +75,13 @@ def test_results_are_in_pixels_of_the_file_and_ids_of_the_file(dataset):
     assert [(e["image_id"], e["category_id"]) for e in entries] == [(1, 7), (1, 3), (2, 3)]
     # The conversion subtracts a pixel from the width before scaling up and adds it after scaling down, so it is exact.
     assert entries[0]["bbox"] == pytest.approx([10, 10, 20, 20], abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1, 3, 0.5])
+def test_results_of_continuous_boxes_are_as_wide_as_their_coordinates_say(dataset, scale):
+    detections = perfect(dataset, scale, continuous=True)
+    assert detections[0].bbox[0].tolist() == [10 * scale, 10 * scale, 30 * scale, 30 * scale]
+    assert coco_results(dataset, detections)[0]["bbox"] == pytest.approx([10, 10, 20, 20], abs=1e-4)
 
 
 def test_results_are_those_of_each_box_list_for_itself(dataset):

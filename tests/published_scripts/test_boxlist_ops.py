@@ -51,6 +51,17 @@ def test_iou_counts_corner_pixels(mode):
         boxlist_iou(boxes(), BoxList([[0, 0, 1, 1]], (5, 5)))
 
 
+def test_continuous_boxes_have_no_corner_pixels():
+    continuous = boxes().with_pixels(continuous=True)
+    assert continuous.bbox[0].tolist() == [0, 0, 10, 10]
+    assert boxlist_iou(continuous, continuous).tolist() == boxlist_iou(boxes(), boxes()).tolist()
+    for threshold, kept in ((0.3, 2), (0.34, 3)):
+        assert len(boxlist_nms(continuous, threshold)) == kept
+    assert cat_boxlist([continuous, continuous]).continuous
+    with pytest.raises(ValueError, match="pixels"):
+        cat_boxlist([continuous, boxes()])
+
+
 def test_small_boxes_go():
     made = BoxList([[0, 0, 3, 3], [0, 0, 3, 4], [0, 0, 4, 4]], (9, 9))
     assert remove_small_boxes(made, 5).bbox.tolist() == [[0, 0, 4, 4]]
@@ -62,3 +73,5 @@ def test_lists_of_one_image_join():
     for other in (boxes("xywh"), boxes().copy_with_fields("labels"), BoxList([[0, 0, 1, 1]], (5, 5))):
         with pytest.raises(ValueError, match="differ"):
             cat_boxlist([boxes(), other])
+    with pytest.raises(ValueError, match=r"mode=xyxy\), BoxList\(.*mode=xyxy, continuous=True\)"):
+        cat_boxlist([boxes(), boxes().with_pixels(continuous=True)])

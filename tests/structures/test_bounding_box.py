@@ -30,6 +30,36 @@ def test_pixels_are_inclusive():
     assert BoxList([[10, 20, 10, 20]], SIZE, "xywh").convert("xyxy").bbox.tolist() == [[10, 20, 19, 39]]
 
 
+def test_continuous_boxes_are_as_wide_as_their_coordinates_say():
+    box = BoxList([[10, 20, 20, 40]], SIZE, continuous=True)
+    assert box.convert("xywh").bbox.tolist() == [[10, 20, 10, 20]] and box.area().tolist() == [200]
+    assert BoxList([[10, 20, 10, 20]], SIZE, "xywh", continuous=True).convert("xyxy").bbox.tolist() == box.bbox.tolist()
+    assert box.resize((50, 30)).bbox.tolist() == [[5, 10, 10, 20]]
+    # The left edge 10 comes to 100 - 10, the upper edge 20 to 60 - 20.
+    assert box.transpose(FLIP_LEFT_RIGHT).bbox.tolist() == [[80, 20, 90, 40]]
+    assert box.transpose(FLIP_TOP_BOTTOM).bbox.tolist() == [[10, 20, 20, 40]]
+    assert BoxList([[-5, -5, 500, 500]], SIZE, continuous=True).clip_to_image().bbox.tolist() == [[0, 0, 100, 60]]
+
+
+@pytest.mark.parametrize("mode", ["xyxy", "xywh"])
+def test_boxes_in_the_other_kind_of_pixels_are_of_the_same_size(mode):
+    inclusive = named(2).convert(mode)
+    continuous = inclusive.with_pixels(continuous=True)
+    assert continuous.continuous and not inclusive.continuous and continuous.mode == mode
+    assert continuous.convert("xyxy").bbox.tolist() == [[0, 0, 6, 6], [1, 1, 7, 7]]
+    assert torch.equal(continuous.area(), inclusive.area()) and continuous.fields() == inclusive.fields()
+    assert torch.equal(continuous.with_pixels(continuous=False).bbox, inclusive.bbox)
+    assert inclusive.with_pixels(continuous=False) is inclusive
+
+
+def test_every_new_list_keeps_its_kind_of_pixels():
+    box = BoxList([[1, 2, 30, 40], [0, 0, 9, 9]], SIZE, continuous=True)
+    made = [box[0], box[torch.tensor([True, False])], box.to(torch.float64), box.convert("xywh"), box.resize((50, 30))]
+    made += [box.transpose(FLIP_LEFT_RIGHT), box.crop((0, 0, 20, 20)), box.clip_to_image(), box.copy_with_fields([])]
+    assert all(changed.continuous for changed in made)
+    assert not BoxList([[1, 2, 3, 4]], SIZE).continuous
+
+
 @given(boxes(), st.sampled_from([FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM]), st.sampled_from(["xyxy", "xywh"]))
 def test_flipping_twice_changes_nothing(bbox, method, mode):
     start = BoxList(bbox, SIZE).convert(mode)
@@ -179,3 +209,9 @@ def test_files_of_lists_are_read_without_running_code(tmp_path, package):
     (tmp_path / "predictions.pth").write_bytes(content)
     (read,) = torch.load(tmp_path / "predictions.pth", weights_only=True)
     assert torch.equal(read.bbox, named(2).bbox) and read.get_field("names") == ["class 0", "class 1"]
+
+
+def test_lists_of_published_code_lack_a_kind_of_pixels_and_are_inclusive():
+    old = named(2)
+    del old.continuous
+    assert not old.continuous and not old[0].continuous and old.area().tolist() == [36, 36]

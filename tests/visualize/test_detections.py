@@ -87,6 +87,26 @@ def test_a_small_image_is_enlarged_pixel_by_pixel(tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "i.png")), pixels.repeat(8, 0).repeat(8, 1))
 
 
+def test_continuous_boxes_are_drawn_where_inclusive_ones_are(tmp_path):
+    boxes = found((400, 320), [[0.1, 0.1, 0.5, 0.5], [0.2, 0.6, 0.9, 1]])
+    drawn = []
+    for name, detections in (("inclusive", boxes), ("continuous", boxes.with_pixels(continuous=True))):
+        draw_detections(Image.new("RGB", (400, 320), GREY), detections, ["cat"], tmp_path / f"{name}.png")
+        drawn.append(np.asarray(Image.open(tmp_path / f"{name}.png")))
+    assert np.array_equal(*drawn)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_boxes_without_width_or_height_are_drawn(tmp_path, continuous):
+    empty = BoxList(
+        [[20, 20, 20, 60], [30, 30, 70, 30], [0, 0, 0, 0], [400, 320, 400, 320]], (400, 320), "xyxy", continuous
+    )
+    empty.add_field("scores", torch.full((4,), 0.9))
+    empty.add_field("labels", torch.ones(4, dtype=torch.int64))
+    draw_detections(Image.new("RGB", (400, 320), GREY), empty, ["cat"], tmp_path / "i.png")
+    assert Image.open(tmp_path / "i.png").size == (400, 320)
+
+
 def test_labels_without_names_and_grey_images_are_drawn(tmp_path):
     draw_detections(Image.new("L", (400, 400)), found((400, 400), [[0, 0, 1, 1]], labels=[7]), [], tmp_path / "i.jpg")
     assert Image.open(tmp_path / "i.jpg").mode == "RGB"
