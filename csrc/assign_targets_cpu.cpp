@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "assign_targets.h"
@@ -18,19 +19,21 @@ namespace {
 constexpr int64_t kBlock = 64; // neighbouring locations that are compared with a box together
 
 // kBlock locations and the bounds of their coordinates and ranges. Places after the last location hold NaN, which lies
-// in no box.
+// in no box. Without radii there is no center sampling.
 template <typename T>
 struct Block {
-  T x[kBlock], y[kBlock], lowest[kBlock], highest[kBlock];
+  T x[kBlock], y[kBlock], lowest[kBlock], highest[kBlock], radius[kBlock];
   T left, top, right, bottom;
   T least_lowest, largest_highest;
+  bool sampled;
 
-  Block(const T* locations, const T* ranges, int64_t n) {
+  Block(const T* locations, const T* ranges, const T* radii, int64_t n) : sampled(radii != nullptr) {
     for (int64_t i = 0; i < kBlock; ++i) {
       x[i] = i < n ? locations[2 * i] : std::numeric_limits<T>::quiet_NaN();
       y[i] = i < n ? locations[2 * i + 1] : std::numeric_limits<T>::quiet_NaN();
       lowest[i] = ranges[2 * std::min(i, n - 1)];
       highest[i] = ranges[2 * std::min(i, n - 1) + 1];
+      radius[i] = sampled ? radii[std::min(i, n - 1)] : T(0);
     }
     left = *std::min_element(x, x + n);
     right = *std::max_element(x, x + n);
@@ -51,9 +54,9 @@ struct Block {
 
 // Finds for each location of the block the box of least area among boxes [first, last) that it belongs to. Writes the
 // box's index minus `first`, or -1 without such a box.
-template <typename T, typename Index>
+template <bool sampled, typename T, typename Index>
 C10_ALWAYS_INLINE void choose(
-    const Block<T>& block, const T* boxes, int64_t first, int64_t last, Index* chosen
+    const Block<T>& block, const T* boxes, int64_t first, int64_t last, T edge, Index* chosen
 ) {
   T least[kBlock];
   std::fill(least, least + kBlock, std::numeric_limits<T>::infinity());
@@ -62,26 +65,39 @@ C10_ALWAYS_INLINE void choose(
     if (block.excludes(boxes + 4 * box)) {
       continue;
     }
-    const T area = area_of(boxes + 4 * box);
+    const T area = area_of(boxes + 4 * box, edge);
+    const auto centre = Centre<T>::of(boxes + 4 * box);
     for (int64_t i = 0; i < kBlock; ++i) {
       const auto sides = Sides<T>::of(block.x[i], block.y[i], boxes + 4 * box);
-      const bool better = sides.belongs(block.lowest[i], block.highest[i]) & (area < least[i]);
+      const bool near = !sampled || centre.is_near(block.x[i], block.y[i], block.radius[i]);
+      const bool better = sides.belongs(block.lowest[i], block.highest[i]) & near & (area < least[i]);
       least[i] = better ? area : least[i];
       chosen[i] = better ? static_cast<Index>(box - first) : chosen[i];
     }
   }
 }
 
-FCOS_VECTORIZED void choose_boxes(
-    const Block<float>& block, const float* boxes, int64_t first, int64_t last, int32_t* chosen
+template <typename T, typename Index>
+C10_ALWAYS_INLINE void choose(
+    const Block<T>& block, const T* boxes, int64_t first, int64_t last, T edge, Index* chosen
 ) {
-  choose(block, boxes, first, last, chosen);
+  if (block.sampled) {
+    choose<true>(block, boxes, first, last, edge, chosen);
+  } else {
+    choose<false>(block, boxes, first, last, edge, chosen);
+  }
 }
 
 FCOS_VECTORIZED void choose_boxes(
-    const Block<double>& block, const double* boxes, int64_t first, int64_t last, int32_t* chosen
+    const Block<float>& block, const float* boxes, int64_t first, int64_t last, float edge, int32_t* chosen
 ) {
-  choose(block, boxes, first, last, chosen);
+  choose(block, boxes, first, last, edge, chosen);
+}
+
+FCOS_VECTORIZED void choose_boxes(
+    const Block<double>& block, const double* boxes, int64_t first, int64_t last, double edge, int32_t* chosen
+) {
+  choose(block, boxes, first, last, edge, chosen);
 }
 
 std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
@@ -89,11 +105,14 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
     const at::Tensor& ranges,
     const at::Tensor& boxes,
     const at::Tensor& labels,
-    const at::Tensor& offsets
+    const at::Tensor& offsets,
+    const std::optional<at::Tensor>& radii,
+    bool continuous
 ) {
-  check_memory(assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets), "assign_targets");
+  check_memory(assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets, radii), "assign_targets");
   const at::Tensor points = locations.contiguous(), bounds = ranges.contiguous(), corners = boxes.contiguous();
   const at::Tensor classes = labels.contiguous(), ends = offsets.contiguous();
+  const at::Tensor half_sides = radii ? radii->contiguous() : at::Tensor();
   const int64_t num_images = offsets.size(0) - 1;
   const int64_t num_locations = locations.size(0);
   at::Tensor assigned = at::zeros({num_images, num_locations}, labels.options());
@@ -111,15 +130,16 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
   AT_DISPATCH_FLOATING_TYPES(locations.scalar_type(), "assign_targets_cpu", [&] {
     const scalar_t* location = points.const_data_ptr<scalar_t>();
     const scalar_t* range = bounds.const_data_ptr<scalar_t>();
+    const scalar_t* radius = radii ? half_sides.const_data_ptr<scalar_t>() : nullptr;
     const scalar_t* box = corners.const_data_ptr<scalar_t>();
     auto* out_distance = reinterpret_cast<Sides<scalar_t>*>(distances.mutable_data_ptr<scalar_t>());
     at::parallel_for(0, (num_locations + kBlock - 1) / kBlock, /*grain_size=*/8, [&](int64_t begin, int64_t end) {
       int32_t chosen[kBlock];
       for (int64_t start = begin * kBlock; start < std::min(end * kBlock, num_locations); start += kBlock) {
         const int64_t n = std::min(kBlock, num_locations - start);
-        const Block<scalar_t> block(location + 2 * start, range + 2 * start, n);
+        const Block<scalar_t> block(location + 2 * start, range + 2 * start, radius ? radius + start : nullptr, n);
         for (int64_t image = 0; image < num_images; ++image) {
-          choose_boxes(block, box, offset[image], offset[image + 1], chosen);
+          choose_boxes(block, box, offset[image], offset[image + 1], continuous ? 0 : 1, chosen);
           for (int64_t i = 0; i < n; ++i) {
             if (chosen[i] < 0) {
               continue;
@@ -140,7 +160,7 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cpu(
 } // namespace
 
 TORCH_LIBRARY_IMPL(fcos_core, CPU, m) {
-  m.impl("assign_targets", &assign_targets_cpu);
+  m.impl("assign_boxes", &assign_targets_cpu);
 }
 
 } // namespace fcos_core

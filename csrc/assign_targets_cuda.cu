@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "assign_targets.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr int kThreads = 256;
 
 // One thread handles one location; the grid is (blocks of locations, images). The block loads the boxes of its image
-// into shared memory, kThreads at a time.
+// into shared memory, kThreads at a time. `radii` is null without center sampling.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) assign_targets_kernel(
     const T* locations,
@@ -26,6 +27,8 @@ __global__ void __launch_bounds__(kThreads) assign_targets_kernel(
     const T* boxes,
     const int64_t* labels,
     const int64_t* offsets,
+    const T* radii,
+    T edge,
     int64_t num_locations,
     int64_t num_boxes,
     int64_t* assigned,
@@ -39,6 +42,7 @@ __global__ void __launch_bounds__(kThreads) assign_targets_kernel(
   const T y = exists ? locations[2 * location + 1] : T(0);
   const T lowest = exists ? ranges[2 * location] : T(0);
   const T highest = exists ? ranges[2 * location + 1] : T(0);
+  const T radius = exists && radii ? radii[location] : T(0);
 
   // The host has not checked the values of offsets: clamp them, so that wrong ones do not lead outside of boxes.
   const int64_t first = offsets[blockIdx.y] > 0 ? offsets[blockIdx.y] : 0;
@@ -53,11 +57,12 @@ __global__ void __launch_bounds__(kThreads) assign_targets_kernel(
       for (int side = 0; side < 4; ++side) {
         tile[threadIdx.x][side] = box[side];
       }
-      areas[threadIdx.x] = area_of(box);
+      areas[threadIdx.x] = area_of(box, edge);
     }
     __syncthreads();
     for (int k = 0; k < count; ++k) {
-      if (Sides<T>::of(x, y, tile[k]).belongs(lowest, highest) && areas[k] < least) {
+      if (Sides<T>::of(x, y, tile[k]).belongs(lowest, highest) && areas[k] < least &&
+          (!radii || Centre<T>::of(tile[k]).is_near(x, y, radius))) {
         least = areas[k];
         chosen = start + k;
       }
@@ -77,16 +82,19 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cuda(
     const at::Tensor& ranges,
     const at::Tensor& boxes,
     const at::Tensor& labels,
-    const at::Tensor& offsets
+    const at::Tensor& offsets,
+    const std::optional<at::Tensor>& radii,
+    bool continuous
 ) {
   check_memory(
-      assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets) &&
-          on_device(locations.device(), {ranges, boxes, labels, offsets}),
+      assign_targets_sizes_fit(locations, ranges, boxes, labels, offsets, radii) &&
+          on_device(locations.device(), {ranges, boxes, labels, offsets, radii.value_or(locations)}),
       "assign_targets"
   );
   const c10::cuda::OptionalCUDAGuard guard(locations.device());
   const at::Tensor points = locations.contiguous(), bounds = ranges.contiguous(), corners = boxes.contiguous();
   const at::Tensor classes = labels.contiguous(), ends = offsets.contiguous();
+  const at::Tensor half_sides = radii ? radii->contiguous() : at::Tensor();
   const int64_t num_images = offsets.size(0) - 1;
   const int64_t num_locations = locations.size(0);
   TORCH_CHECK(num_images <= 65535, "assign_targets: at most 65535 images fit one launch, got ", num_images, ".");
@@ -106,6 +114,8 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cuda(
         corners.const_data_ptr<scalar_t>(),
         classes.const_data_ptr<int64_t>(),
         ends.const_data_ptr<int64_t>(),
+        radii ? half_sides.const_data_ptr<scalar_t>() : nullptr,
+        continuous ? scalar_t(0) : scalar_t(1),
         num_locations,
         boxes.size(0),
         assigned.mutable_data_ptr<int64_t>(),
@@ -119,7 +129,7 @@ std::tuple<at::Tensor, at::Tensor> assign_targets_cuda(
 } // namespace
 
 TORCH_LIBRARY_IMPL(fcos_core, CUDA, m) {
-  m.impl("assign_targets", &assign_targets_cuda);
+  m.impl("assign_boxes", &assign_targets_cuda);
 }
 
 } // namespace fcos_core

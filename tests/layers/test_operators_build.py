@@ -55,7 +55,7 @@ def run(command, **environment):
         (BROKEN, "undefined symbol: _ZN2at4gone", "eager"),
         (
             OLDER,
-            "are older than its source and lack assign_targets, nms_mask, sigmoid_focal_loss_sum, scale_gradient_;",
+            "are older than its source and lack assign_boxes, nms_mask, sigmoid_focal_loss_sum, scale_gradient_;",
             "eager",
         ),
     ],
