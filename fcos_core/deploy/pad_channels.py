@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.layers.deform_conv import DFConv2d
 from fcos_core.layers.inference_conv import InferenceConv2d
 from fcos_core.modeling.neck.hrfpn import HRFPN
 
@@ -12,11 +13,16 @@ def pad_channels(backbone: nn.Module, multiple: int) -> int:
     """Add channels of zeros in place until the images and every feature map have a multiple of `multiple` channels.
 
     `backbone` is a body and neck after `convert_convs`. It stays unchanged if one of its grouped convolutions has
-    channels in no such multiple. Return the number of channels that images must have from now on.
+    channels in no such multiple, one is deformable, whose offsets are counted by channels, or one is not converted.
+    Return the number of channels that images must have from now on.
     """
-    convs = [module for module in backbone.modules() if isinstance(module, InferenceConv2d)]
-    if any(conv.groups > 1 and (conv.in_channels % multiple or conv.out_channels % multiple) for conv in convs):
-        return convs[0].in_channels
+    convs = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    unfit = any(isinstance(module, DFConv2d) for module in backbone.modules())
+    unfit |= not all(isinstance(conv, InferenceConv2d) for conv in convs)
+    if unfit or any(
+        conv.groups > 1 and (conv.in_channels % multiple or conv.out_channels % multiple) for conv in convs
+    ):
+        return 3
     concatenated = {neck.reduction_conv[0]: neck for neck in backbone.modules() if isinstance(neck, HRFPN)}
     for conv in convs:
         weight = conv.weight

@@ -9,6 +9,7 @@ from fcos_core.layers import (
     assign_targets,  # noqa: F401  registers its operator
     group_norm_relu,  # noqa: F401  registers its operators
 )
+from fcos_core.layers.deform_conv import DFConv2d
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.layers.iou_loss import IOULoss
 from fcos_core.layers.nms import batched_nms, nms, nms_mask
@@ -28,6 +29,7 @@ __all__ = [
     "BatchNorm2d",
     "Conv2d",
     "ConvTranspose2d",
+    "DFConv2d",
     "FrozenBatchNorm2d",
     "IOULoss",
     "Scale",

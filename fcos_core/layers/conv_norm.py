@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcos_core.layers.deform_conv import DFConv2d
 from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.layers.inference_conv import InferenceConv2d
 
@@ -16,7 +17,7 @@ FOLDS: ContextVar[Mapping[nn.Conv2d, tuple[Tensor, Tensor]] | None] = ContextVar
 
 
 def conv_norm(
-    x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Tensor | None = None, relu: bool = False
+    x: Tensor, conv: nn.Conv2d | DFConv2d, norm: nn.Module, shortcut: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """Compute `norm(conv(x))` for x (N, C, H, W), add `shortcut` of the same shape, and apply ReLU if `relu`.
 
@@ -28,7 +29,7 @@ def conv_norm(
     """
     if isinstance(conv, InferenceConv2d) and isinstance(norm, nn.Identity):
         return conv(x, shortcut, relu)
-    if torch.is_grad_enabled() and has_fixed_statistics(norm):
+    if torch.is_grad_enabled() and has_fixed_statistics(norm) and isinstance(conv, nn.Conv2d):
         folds = None if torch.compiler.is_compiling() else FOLDS.get()
         weight, bias = folds[conv] if folds and conv in folds else folded(conv, norm)
         out = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -58,16 +59,27 @@ def epsilon(norm: nn.Module) -> float:
     return 0.0 if isinstance(norm, FrozenBatchNorm2d) else norm.eps
 
 
+class KeptAsItIs(nn.Module):
+    """Network of another library, in which `convert_convs` converts and folds nothing.
+
+    The order in which its layers stand does not tell the order in which they run.
+    """
+
+
 def convert_convs(model: nn.Module) -> int:
-    """Replace every convolution of `model` by an `InferenceConv2d`, in place.
+    """Replace every convolution of `model` by an `InferenceConv2d`, in place, except those in a `KeptAsItIs`.
 
     Fold a norm with fixed statistics directly after a convolution into it and replace the norm by an identity. Return
     the number of folded norms.
     """
     num_folded = 0
-    for module in list(model.modules()):
+    kept = {part for module in model.modules() if isinstance(module, KeptAsItIs) for part in module.modules()}
+    for module in [module for module in model.modules() if module not in kept]:
         children = [*module.named_children(), ("", None)]
         for (name, conv), (norm_name, norm) in pairwise(children):
+            owner = module
+            if isinstance(conv, DFConv2d):
+                owner, name, conv = conv, "conv", conv.conv
             if type(conv) is not nn.Conv2d:
                 continue
             weight, bias = conv.weight, conv.bias
@@ -75,7 +87,7 @@ def convert_convs(model: nn.Module) -> int:
                 weight, bias = folded(conv, norm)
                 setattr(module, norm_name, nn.Identity())
                 num_folded += 1
-            setattr(module, name, InferenceConv2d(conv, weight, bias))
+            setattr(owner, name, InferenceConv2d(conv, weight, bias))
     return num_folded
 
 
@@ -92,10 +104,14 @@ class ConvNorm(nn.Sequential):
 
 
 def conv_norm_pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
-    """Yield the layers of every `conv_norm` in `module`: the first two of a `ConvNorm`, and convN with its bnN."""
+    """Yield the layers of every `conv_norm` in `module`: the first two of a `ConvNorm`, and convN with its bnN.
+
+    Norms after deformable convolutions, which are not folded in training, are left out.
+    """
     for parent in module.modules():
         if isinstance(parent, ConvNorm):
-            yield parent[0], parent[1]
+            if isinstance(parent[0], nn.Conv2d):
+                yield parent[0], parent[1]
             continue
         children = dict(parent.named_children())
         for name, child in children.items():
