@@ -3,15 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-LOSS_TYPES = ("iou", "linear_iou", "giou")
+LOSS_TYPES = ("iou", "linear_iou", "giou", "diou", "ciou")
+_LEAST_DISTANCE = 1e-7  # keeps the gradient of boxes without a width or a height finite
 
 
 class IOULoss(nn.Module):
-    """Loss of the IoU, (intersection + 1) / (union + 1), of boxes that share a location.
+    """Loss of the IoU of boxes that share a location, see `ious`.
 
     Args:
         loss_type: "iou": -log(IoU) (UnitBox, sec. 3.1). "linear_iou": 1 - IoU. "giou": 1 - IoU + the share of the
-            smallest box around both that neither covers (Generalized IoU, sec. 3).
+            smallest box around both that neither covers (Generalized IoU, sec. 3). "diou", "ciou": torchvision's
+            `distance_box_iou_loss` and `complete_box_iou_loss`, whose IoU is intersection / union. In these two, the
+            host waits for a CUDA device.
 
     Raises:
         ValueError: `loss_type` is none of these.
@@ -39,8 +42,9 @@ class IOULoss(nn.Module):
 
 def iou_losses(pred: Tensor, target: Tensor, loss_type: str = "iou") -> Tensor:
     """Return the (N,) losses of `IOULoss` before the mean."""
-    intersection = _area(torch.minimum(pred, target))
-    union = _area(pred) + _area(target) - intersection
+    if loss_type in ("diou", "ciou"):
+        return _torchvision_losses(pred, target, loss_type)
+    intersection, union = _intersection_and_union(pred, target)
     if loss_type == "iou":
         return ((union + 1) / (intersection + 1)).log()
     loss = 1 - (intersection + 1) / (union + 1)
@@ -48,6 +52,25 @@ def iou_losses(pred: Tensor, target: Tensor, loss_type: str = "iou") -> Tensor:
         return loss
     around = _area(torch.maximum(pred, target)) + 1e-7  # as published; keeps empty boxes from a division by 0
     return loss + (around - union) / around
+
+
+def ious(pred: Tensor, target: Tensor) -> Tensor:
+    """Return the (N,) IoUs, (intersection + 1) / (union + 1), of boxes whose distances are as in `IOULoss`."""
+    intersection, union = _intersection_and_union(pred, target)
+    return (intersection + 1) / (union + 1)
+
+
+def _torchvision_losses(pred: Tensor, target: Tensor, loss_type: str) -> Tensor:
+    from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss  # makes `import fcos_core` slow
+
+    loss = distance_box_iou_loss if loss_type == "diou" else complete_box_iou_loss
+    pred, target = pred.clamp(min=_LEAST_DISTANCE), target.clamp(min=_LEAST_DISTANCE)
+    return loss(*(torch.cat([-sides[..., :2], sides[..., 2:]], dim=-1) for sides in (pred, target)))
+
+
+def _intersection_and_union(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    intersection = _area(torch.minimum(pred, target))
+    return intersection, _area(pred) + _area(target) - intersection
 
 
 def _area(sides: Tensor) -> Tensor:

@@ -106,15 +106,22 @@ def make_optimizer(cfg: Config, model: nn.Module) -> SGD:
     """Make SGD for the trainable parameters of `model`, with one group per parameter as in published training states.
 
     A parameter with "bias" in its name has the learning rate BASE_LR * BIAS_LR_FACTOR and the weight decay
-    WEIGHT_DECAY_BIAS; any other parameter has BASE_LR and WEIGHT_DECAY. Raise InputError if a value is invalid.
+    WEIGHT_DECAY_BIAS; any other parameter has BASE_LR and WEIGHT_DECAY. The learning rates of the offsets of deformable
+    convolutions, whose names contain ".offset.", are also multiplied by DCONV_OFFSETS_LR_FACTOR. Raise InputError if a
+    value is invalid.
     """
     check_values(cfg)
     solver = cfg.SOLVER
-    weight = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
-    bias = {"lr": solver.BASE_LR * solver.BIAS_LR_FACTOR, "weight_decay": solver.WEIGHT_DECAY_BIAS}
-    groups = [
-        {"params": [parameter], **(bias if "bias" in name else weight)}
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    ]
+    weight, bias = (
+        (solver.BASE_LR, solver.WEIGHT_DECAY),
+        (solver.BASE_LR * solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY_BIAS),
+    )
+    groups = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        lr, weight_decay = bias if "bias" in name else weight
+        if ".offset." in name:
+            lr *= solver.DCONV_OFFSETS_LR_FACTOR
+        groups.append({"params": [parameter], "lr": lr, "weight_decay": weight_decay})
     return SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)

@@ -47,14 +47,22 @@ def test_iou_losses_of_other_types_by_hand():
     taller = torch.tensor([[0.0, 9, 10, 9]])
     wanted = 1 - 51 / 231 + (270 - 230) / 270
     assert IOULoss("giou")(pred, taller).item() == pytest.approx(wanted, rel=1e-6)
-    with pytest.raises(ValueError, match="one of iou, linear_iou, giou"):
-        IOULoss("diou")
+    # Distance- and Complete-IoU loss without + 1: 25 is the squared distance of the centers, 15^2 + 18^2 the squared
+    # diagonal of the box around both. The shapes differ: width / height is 1 and 10 / 18.
+    distance = 1 - 50 / 230 + 25 / (15**2 + 18**2)
+    assert IOULoss("diou")(pred, taller).item() == pytest.approx(distance, rel=1e-6)
+    shapes = 4 / math.pi**2 * (math.atan(10 / 18) - math.atan(1)) ** 2
+    wanted = distance + shapes**2 / (1 - 50 / 230 + shapes)
+    assert IOULoss("ciou")(pred, taller).item() == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(ValueError, match="one of iou, linear_iou, giou, diou, ciou, not 'eiou'"):
+        IOULoss("eiou")
 
 
-def test_iou_loss_gradient():
+@pytest.mark.parametrize("loss_type", ["iou", "linear_iou", "giou", "diou"])
+def test_iou_loss_gradient(loss_type):
     torch.manual_seed(0)
     pred = (torch.rand(4, 4, dtype=torch.float64) + 0.5).requires_grad_()
-    assert torch.autograd.gradcheck(IOULoss(), (pred, torch.rand(4, 4, dtype=torch.float64) + 0.5))
+    assert torch.autograd.gradcheck(IOULoss(loss_type), (pred, torch.rand(4, 4, dtype=torch.float64) + 0.5))
 
 
 @pytest.mark.parametrize("value", [1.0, 2.5])

@@ -155,6 +155,17 @@ def test_biases_have_their_own_rate_and_decay():
     assert all(group["momentum"] == 0.9 for group in groups)
 
 
+def test_offsets_of_deformable_convolutions_have_a_factor_of_their_own():
+    config = cfg.clone()
+    config.merge_from_list(["SOLVER.BASE_LR", 0.5, "SOLVER.WEIGHT_DECAY", 0.25, "SOLVER.DCONV_OFFSETS_LR_FACTOR", 0.1])
+    convolution = nn.ModuleDict({"offset": nn.Conv2d(2, 27, 3), "conv": nn.Conv2d(2, 2, 3)})
+    groups = make_optimizer(config, nn.ModuleDict({"conv2": convolution})).param_groups
+    # offset.weight, offset.bias, conv.weight, conv.bias: a bias has twice the learning rate and no decay.
+    assert [group["lr"] for group in groups] == pytest.approx([0.05, 0.1, 0.5, 1.0])
+    assert [group["weight_decay"] for group in groups] == [0.25, 0.0, 0.25, 0.0]
+    assert all(len(group["params"]) == 1 for group in groups)
+
+
 @pytest.mark.parametrize(
     "opts",
     [

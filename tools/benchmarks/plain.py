@@ -13,14 +13,31 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from fcos_core.config import Config
+from fcos_core.config import cfg as defaults
+from fcos_core.errors import InputError
 from fcos_core.layers import conv_norm, fold_together
 from fcos_core.layers.iou_loss import iou_losses
 from fcos_core.layers.sigmoid_focal_loss import sigmoid_focal_loss
 from fcos_core.modeling.detector import Detector
-from fcos_core.modeling.fcos.locations import level_locations
-from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, centerness_targets
+from fcos_core.modeling.fcos.targets import DEFAULT_RANGES, TargetAssigner, centerness_targets
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
+
+# Options of FCOS and of other frameworks' detectors that HRNet-FCOS's losses, targets and post-processing do not have.
+_NOT_PLAIN = (
+    "CENTER_SAMPLING_RADIUS",
+    "IOU_LOSS_TYPE",
+    "NORM_REG_TARGETS",
+    "BOX_QUALITY",
+    "LOSS_NORMALIZER",
+    "SCORE",
+    "CANDIDATES",
+    "RANK_BY",
+    "LOCATIONS",
+    "PIXELS",
+    "CLIP",
+    "DROP_EMPTY",
+)
 
 
 class PlainPostProcessor:
@@ -98,23 +115,19 @@ class PlainPostProcessor:
         return detections
 
 
-class PlainAssigner:
-    """Assign training targets for `PlainLoss`; the arguments are those of `TargetAssigner`."""
-
-    def __init__(self, strides: Sequence[int], ranges: Sequence[tuple[float, float]]) -> None:
-        self.strides = strides
-        self.ranges = ranges
+class PlainAssigner(TargetAssigner):
+    """Assign training targets for `PlainLoss`."""
 
     def __call__(
         self,
         level_sizes: Sequence[tuple[int, int]],
+        padded_size: tuple[int, int],
         targets: Sequence[BoxList],
         dtype: torch.dtype,
         device: torch.device,
     ) -> tuple[Tensor, Tensor]:
         """Return labels (N, L) and distances (N, L, 4)."""
-        locations = [level_locations(*level, dtype, device) for level in zip(level_sizes, self.strides, strict=True)]
-        return broadcast_targets(locations, self.ranges, targets)
+        return broadcast_targets(self.locations(level_sizes, padded_size, dtype, device), self.ranges, targets)
 
 
 class PlainLoss:
@@ -209,8 +222,16 @@ def unfolded() -> Iterator[None]:
 
 
 def make_plain(cfg: Config, detector: Detector) -> Detector:
-    """Replace target assignment, loss and post-processing of `detector` by the plain versions; return `detector`."""
+    """Replace target assignment, loss and post-processing of `detector` by the plain versions; return `detector`.
+
+    Raise InputError if the config sets an option that the plain versions do not have.
+    """
     fcos = cfg.MODEL.FCOS
+    other = [f"MODEL.FCOS.{key} {fcos[key]}" for key in _NOT_PLAIN if fcos[key] != defaults.MODEL.FCOS[key]]
+    if other:
+        raise InputError(
+            f"The benchmark's plain detector is HRNet-FCOS's and has no {', '.join(other)}: choose a model without it."
+        )
     ranges = fcos.TARGET_ASSIGN or DEFAULT_RANGES[len(fcos.FPN_STRIDES)]
     detector.rpn.assigner = PlainAssigner(fcos.FPN_STRIDES, ranges)
     detector.rpn.loss = PlainLoss(fcos.LOSS_GAMMA, fcos.LOSS_ALPHA)

@@ -8,6 +8,7 @@ from torch import nn
 
 from benchmarks.models import make_targets, network_input
 from benchmarks.plain import PlainTrainingStep, make_plain, make_plain_optimizer, unfolded
+from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import conv_norm
 from fcos_core.solver import make_optimizer
 from fcos_core.structures.bounding_box import BoxList
@@ -88,3 +89,10 @@ def test_unfolded_training_keeps_the_normalization_apart():
     with unfolded():
         assert conv_norm(x, conv, norm).grad_fn.name() == "NativeBatchNormBackward0"
     assert conv_norm(x, conv, norm).grad_fn.name() == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize(("key", "value"), [("IOU_LOSS_TYPE", "giou"), ("CENTER_SAMPLING_RADIUS", 1.5)])
+def test_options_that_the_plain_detector_lacks_are_refused(config, detector, key, value):
+    config.merge_from_list([f"MODEL.FCOS.{key}", value])
+    with pytest.raises(InputError, match=rf"has no MODEL\.FCOS\.{key} {value}: choose a model without it"):
+        make_plain(config, detector)
