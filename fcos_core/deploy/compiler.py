@@ -13,8 +13,6 @@ from fcos_core.deploy.pad_channels import pad_channels
 from fcos_core.errors import InputError, require
 from fcos_core.layers.conv_norm import convert_convs
 from fcos_core.modeling.detector import Detector
-from fcos_core.modeling.fcos.locations import compute_locations
-from fcos_core.modeling.fcos.postprocess import to_box_lists
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList, to_image_list
 
@@ -66,8 +64,9 @@ def _prepare(model: Detector, device: torch.device, dtype: torch.dtype) -> Detec
     detector.zero_grad(set_to_none=True)
     num_folded = convert_convs(detector)
     # The box branch predicts logarithms of distances: if its last layers were in a half type, the distances would be
-    # wrong by percents. Group normalization scales in float32, as in training.
-    norms = [module for module in detector.modules() if isinstance(module, nn.GroupNorm)]
+    # wrong by percents. Norms that are not folded scale in float32, as in training.
+    kinds = (nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    norms = [module for module in detector.modules() if isinstance(module, kinds)]
     precise = nn.ModuleList([detector.rpn.head.bbox_pred, detector.rpn.head.scales, *norms])
     unrounded = precise.state_dict()
     detector.to(dtype=dtype, memory_format=torch.channels_last)
@@ -101,7 +100,7 @@ class CompiledDetector(nn.Module):
         if channels != 3:
             raise InputError(f"Images have {channels} channels; a detector takes 3, ordered as INPUT.TO_BGR255 says.")
         if self.graphs is not None:
-            return to_box_lists(self.graphs(images).cpu(), images.image_sizes)
+            return self.detector.rpn.postprocess.to_box_lists(self.graphs(images).cpu(), images.image_sizes)
         batch = images.tensors.to(self.device, self.dtype, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, enabled=False):
             return self.detector(ImageList(batch, images.image_sizes))
@@ -120,5 +119,8 @@ class _Network(nn.Module):
     def forward(self, images: Tensor, clip_max: Tensor) -> Tensor:
         rpn = self.detector.rpn
         features = self.detector.backbone(images)
-        locations = compute_locations(features, rpn.strides)
+        locations = rpn.locations(features, (images.shape[-2], images.shape[-1]))
         return rpn.postprocess.fixed_size(locations, *rpn.head(features), clip_max)
+
+    def clip_max(self, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        return self.detector.rpn.postprocess.coder.clip_max(image_sizes)

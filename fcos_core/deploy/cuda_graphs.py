@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fcos_core.modeling.fcos.box_coder import make_clip_max
 from fcos_core.structures.image_list import ImageList
 from fcos_core.utils.streams import forked_streams
 
@@ -58,8 +57,8 @@ class GpuNetwork:
     result of any earlier launch. The inputs of the graphs lie outside the pool.
 
     Args:
-        network: takes images (N, channels, H, W), channels-last, and `clip_max` (N, 4), the (x, y, x, y) of each
-            image's last pixel; returns rows for `to_box_lists`. No shape may depend on the values in a tensor.
+        network: takes images (N, channels, H, W), channels-last, and `clip_max` (N, 4), which its method clip_max
+            makes of the images' sizes; returns rows for `to_box_lists`. No shape may depend on the values in a tensor.
         device, dtype: of the images for `network`.
         channels: of the images for `network`; channels that a batch does not have are filled with zeros.
         allow_tf32: let convolutions use TF32.
@@ -112,7 +111,7 @@ class GpuNetwork:
     def _fill(self, batch: Tensor, clip_max: Tensor, images: ImageList) -> None:
         tensors = images.tensors.to(self.device, non_blocking=True)
         batch[:, : tensors.shape[1]].copy_(tensors)
-        clip_max.copy_(make_clip_max(images.image_sizes), non_blocking=True)
+        clip_max.copy_(self.network.clip_max(images.image_sizes), non_blocking=True)
 
     def _compute(self, batch: Tensor, clip_max: Tensor) -> Tensor:
         with torch.autocast("cuda", enabled=False), convolutions_in_tf32(self.allow_tf32):

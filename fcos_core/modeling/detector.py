@@ -56,10 +56,10 @@ class Detector(nn.Module):
             raise ValueError("In training mode the detector needs targets")
         images = to_image_list(images, size_divisible=32)
         if not self.training:
-            return self.rpn(self.backbone(images.tensors), images.image_sizes)
-        if not isinstance(targets, AssignedTargets):
+            targets = None
+        elif not isinstance(targets, AssignedTargets):
             targets = self.assign_targets(images.padded_size, targets)
-        return self.rpn(self.backbone(images.tensors), images.image_sizes, targets)
+        return self.rpn(self.backbone(images.tensors), images.image_sizes, images.padded_size, targets)
 
     def assign_targets(self, padded_size: tuple[int, int], targets: Sequence[BoxList]) -> AssignedTargets:
         """Assign the boxes of a process's whole share of a batch, see `forward` and `TargetAssigner`.
@@ -71,13 +71,13 @@ class Detector(nn.Module):
         else:
             level_sizes = [tuple(-(-side // stride) for side in padded_size) for stride in self.rpn.strides]
         parameter = next(self.parameters())
-        return self.rpn.assigner(level_sizes, targets, parameter.dtype, parameter.device)
+        return self.rpn.assigner(level_sizes, padded_size, targets, parameter.dtype, parameter.device)
 
 
 def build_detection_model(cfg: Config) -> Detector:
     """Build the detector of `cfg` on the CPU, in training mode, randomly initialized.
 
-    Raise InputError if a setting is unknown, does not fit another one, or is not built yet.
+    Raise InputError if a setting is unknown or does not fit another one.
     """
     check_values(cfg)
     backbone = build_backbone(cfg)

@@ -13,9 +13,8 @@ from fcos_core.deploy.cuda_graphs import GraphPerShape
 from fcos_core.engine import compile_for_inference
 from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import convert_convs, has_fixed_statistics
+from fcos_core.layers.deform_conv import DFConv2d
 from fcos_core.modeling.detector import build_detection_model
-from fcos_core.modeling.fcos.box_coder import make_clip_max
-from fcos_core.modeling.fcos.postprocess import to_box_lists
 from fcos_core.structures.image_list import ImageList
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -32,23 +31,45 @@ def build(*options):
         if has_fixed_statistics(module):
             state = module.state_dict()
             module.load_state_dict({k: v * (1 + torch.rand(v.shape)) if v.ndim else v for k, v in state.items()})
+        if isinstance(module, DFConv2d):
+            # Of about a pixel: the large activations of random weights would place every sample outside the image.
+            module.offset.weight.data *= 1e-3
+            nn.init.normal_(module.offset.bias)
     nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.2)
     nn.init.normal_(model.rpn.head.bbox_pred.weight, std=0.05)
     nn.init.constant_(model.rpn.head.bbox_pred.bias, 2)
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=["hrnet", "resnet"])
+RESNET = ["MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET", "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 64]
+DEFORMABLE_STAGES = ["MODEL.RESNETS.STAGE_WITH_DCN", (False, True, True, True)]
+DEFORMABLE_STAGES += ["MODEL.RESNETS.WITH_MODULATED_DCN", True, "MODEL.FCOS.USE_DCN_IN_TOWER", True]
+LATER = ["NORM_REG_TARGETS", True, "CENTERNESS_ON_REG", True, "USE_DCN_IN_TOWER", True, "SCORE", "sqrt"]
+# The rules of each framework, without those on the network.
+CONVENTIONS = {
+    "mmdetection": ["RANK_BY", "class", "PIXELS", "continuous", "NMS_TH", 0.5, "DROP_EMPTY", True],
+    "AdelaiDet": ["SCORE", "sqrt", "PIXELS", "continuous", "CLIP", "after_nms", "DROP_EMPTY", True],
+    "torchvision": ["SCORE", "sqrt", "PIXELS", "continuous", "CANDIDATES", "score", "LOCATIONS", "corner"],
+}
+
+
+def fcos(options):
+    return [f"MODEL.FCOS.{word}" if place % 2 == 0 else word for place, word in enumerate(options)]
+
+
+@pytest.fixture(scope="module", params=["hrnet", "resnet", "later options", "deformable stages"])
 def model(request):
     if request.param == "resnet":
-        return build("MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET", "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 64)
-    return tiny_hrnet()
+        return build(*RESNET)
+    if request.param == "deformable stages":
+        return build(*RESNET, *DEFORMABLE_STAGES)
+    return tiny_hrnet(*(fcos(LATER) if request.param == "later options" else ()))
 
 
-def tiny_hrnet():
+def tiny_hrnet(*options):
     tiny = ["WIDTH", 4, "STEM_CHANNELS", 8, "STAGE1_CHANNELS", 4, "NUM_MODULES", (1,) * 4, "NUM_BLOCKS", (2,) * 4]
     keys = [f"MODEL.HRNET.{word}" if isinstance(word, str) else word for word in tiny]
-    return build("MODEL.BACKBONE.CONV_BODY", "HRNET", "MODEL.HRNET.FPN.OUT_CHANNEL", 64, *keys)
+    return build("MODEL.BACKBONE.CONV_BODY", "HRNET", "MODEL.HRNET.FPN.OUT_CHANNEL", 64, *keys, *options)
 
 
 def images(sizes=SIZES, seed=0, dtype=torch.float32, device="cpu"):
@@ -164,7 +185,7 @@ def compile_without_capturing(detector, shapes, max_graphs):
     network = compiler._Network(detector)
 
     def run(batch):
-        return network(batch.tensors, make_clip_max(batch.image_sizes))
+        return network(batch.tensors, network.clip_max(batch.image_sizes))
 
     def capture(batch):
         shapes.append(tuple(batch.tensors.shape))
@@ -176,6 +197,18 @@ def compile_without_capturing(detector, shapes, max_graphs):
 def test_network_of_fixed_shapes_matches_the_detector(model):
     with torch.no_grad():
         check_same(compile_without_capturing(copy.deepcopy(model), [], 1)(images()), model(images()))
+
+
+@pytest.mark.parametrize("conventions", CONVENTIONS.values(), ids=CONVENTIONS)
+def test_conventions_of_other_frameworks_hold_in_compiled_detectors(conventions):
+    model = tiny_hrnet(*fcos(conventions), "MODEL.FCOS.PRE_NMS_TOP_N", 30)
+    with torch.no_grad():
+        expected = model(images())
+        check_same(compile_for_inference(model)(images()), expected)
+        check_same(compile_without_capturing(copy.deepcopy(model), [], 1)(images()), expected)
+        ours = tiny_hrnet("MODEL.FCOS.PRE_NMS_TOP_N", 30)(images())
+    assert all(boxes.continuous for boxes in expected)
+    assert [boxes.bbox.tolist() for boxes in ours] != [boxes.bbox.tolist() for boxes in expected]
 
 
 def test_each_padded_shape_is_captured_once():
@@ -246,7 +279,7 @@ def test_graphs_are_launched_without_waiting_for_the_gpu(gpu_model):
         rows = compiled.graphs(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    check_same(to_box_lists(rows, batch.image_sizes), expected, pixels=0, score=0)
+    check_same(gpu_model.rpn.postprocess.to_box_lists(rows, batch.image_sizes), expected, pixels=0, score=0)
 
 
 @needs_gpu

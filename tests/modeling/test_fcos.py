@@ -85,9 +85,11 @@ def test_boxes_without_labels_are_refused(points):
         assign_targets(points, RANGES, [BoxList([[0, 0, 16, 16]], (64, 64))])
 
 
-def assign(targets, device="cpu"):
+def assign(targets, device="cpu", radius=0.0):
     """Targets on the levels of `outputs`: locations (8, 8) and (24, 8) of stride 16, (16, 16) of stride 32."""
-    return TargetAssigner([16, 32], RANGES)([(1, 2), (1, 1)], targets, torch.float64, torch.device(device))
+    return TargetAssigner([16, 32], RANGES, radius)(
+        [(1, 2), (1, 1)], (32, 32), targets, torch.float64, torch.device(device)
+    )
 
 
 def outputs(num_images):
@@ -145,7 +147,7 @@ def test_parts_of_assigned_targets_keep_the_normalizers_of_the_whole():
     assert len(whole) == 3 and len(whole[1:]) == 2
     # (8, 8) is the first box's centre; (16, 16) has distances 16, 16, 24, 24 in the other one.
     centerness = [1, 16 / 24]
-    assert [value.item() for value in whole.normalizers] == pytest.approx([2, 3, sum(centerness)])
+    assert [value.item() for value in whole.normalizers] == pytest.approx([2, 3, sum(centerness), 2])
     assert whole.centerness[whole.labels > 0].tolist() == pytest.approx(centerness)
     assert (whole.distances[whole.labels == 0] == 1).all() and (whole.centerness[whole.labels == 0] == 0).all()
     part = whole[1:]
@@ -175,7 +177,7 @@ def test_memory_formats_of_the_head_give_the_same_losses():
     generator = torch.Generator().manual_seed(1)
     head = [torch.rand(2, channels, 4, 6, generator=generator, dtype=torch.float64) for channels in (3, 4, 1)]
     targets = [target([[2, 2, 30, 20], [8, 8, 40, 28]], [1, 3]), target([[5, 1, 33, 30]], [2])]
-    assigned = TargetAssigner([8], [(-1, 1000)])([(4, 6)], targets, torch.float64, torch.device("cpu"))
+    assigned = TargetAssigner([8], [(-1, 1000)])([(4, 6)], (32, 48), targets, torch.float64, torch.device("cpu"))
     results = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         tensors = [tensor.clone(memory_format=memory_format).requires_grad_() for tensor in head]
@@ -186,12 +188,13 @@ def test_memory_formats_of_the_head_give_the_same_losses():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_losses_do_not_wait_for_the_device():
+@pytest.mark.parametrize(("radius", "options"), [(0.0, ()), (1.5, ("giou", True, "iou", "positives"))])
+def test_losses_do_not_wait_for_the_device(radius, options):
     levels = [[tensor.detach().cuda().requires_grad_() for tensor in level] for level in outputs(2)]
     targets = [target([[0, 0, 16, 16]], [2]).to("cuda"), target([], []).to("cuda")]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sum(FCOSLoss(2.0, 0.25)(*levels, assign(targets, "cuda")).values()).backward()
+        sum(FCOSLoss(2.0, 0.25, *options)(*levels, assign(targets, "cuda", radius)).values()).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -242,7 +245,7 @@ def test_nothing_above_the_threshold_gives_an_empty_list():
 
 def test_head_starts_at_the_prior():
     torch.manual_seed(0)
-    head = FCOSHead(64, num_classes=5, num_levels=2, prior_prob=0.01)
+    head = FCOSHead(64, num_classes=5, strides=[8, 16], prior_prob=0.01)
     features = [torch.zeros(2, 64, 4, 4), torch.zeros(2, 64, 2, 2)]
     logits, bbox_reg, centerness = head(features)
     # Zero features leave the biases: the prior, exp(0) and 0.

@@ -14,14 +14,28 @@ def compute_locations(features: Sequence[Tensor], strides: Sequence[int]) -> lis
     ]
 
 
-def level_locations(size: Sequence[int], stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def level_locations(
+    size: Sequence[int],
+    stride: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    corners_of: Sequence[int] | None = None,
+) -> Tensor:
     """Return the position (x * stride + stride // 2, y * stride + stride // 2) in pixels of each cell (x, y).
 
-    The result is (H * W, 2), row by row, for a level of `size` (H, W). Half types give float32, because they cannot
-    hold coordinates and areas exactly.
+    If `corners_of` is the (height, width) of the padded images, return the position (x * (width // W),
+    y * (height // H)), as torchvision's FCOS has it. The result is (H * W, 2), row by row, for a level of `size`
+    (H, W). Half types give float32, because they cannot hold coordinates and areas exactly.
     """
     dtype = torch.promote_types(dtype, torch.float32)
-    ys, xs = (torch.arange(0, side * stride, stride, dtype=dtype, device=device) + stride // 2 for side in size)
+    if corners_of is None:
+        steps, first = [stride, stride], stride // 2
+    else:
+        steps, first = [padded // side for padded, side in zip(corners_of, size, strict=True)], 0
+    ys, xs = (
+        torch.arange(0, side * step, step, dtype=dtype, device=device) + first
+        for side, step in zip(size, steps, strict=True)
+    )
     ys, xs = torch.meshgrid(ys, xs, indexing="ij")
     return torch.stack([xs.reshape(-1), ys.reshape(-1)], dim=1)
 

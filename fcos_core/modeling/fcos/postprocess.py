@@ -1,5 +1,8 @@
 """From head outputs to detections (FCOS, sec. 3.1 "Inference")."""
 
+from __future__ import annotations
+
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -9,8 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fcos_core.layers.nms import nms_mask
-from fcos_core.modeling.fcos.box_coder import clip_boxes, decode_boxes, make_clip_max
+from fcos_core.modeling.fcos.box_coder import BoxCoder
 from fcos_core.modeling.fcos.locations import by_location
+from fcos_core.modeling.fcos.score import ScoreRule
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.streams import parallel
 
@@ -29,24 +33,43 @@ class FCOSPostProcessor:
     Of equal scores the earlier (level, location, class) goes first throughout.
 
     Args:
-        score_threshold: the probability of a candidate, a class at a location, is above this threshold.
+        score_threshold: a candidate, a class at a location, is above this threshold in what `rule` compares with it.
         pre_nms_top_n: largest number of candidates per level and image.
         nms_threshold: a box is dropped if its IoU with a better box of the same class is above this threshold.
         detections_per_image: largest number of detections per image.
+        coder: conventions of boxes; None: the defaults.
+        rule: conventions of scores; None: the defaults.
+        clip_after_nms: clip the detections to the image; False: clip the candidates.
+        drop_empty: leave out boxes that have no width or no height after clipping.
+
+    Attributes:
+        gives_candidates: give all candidates, without non-maximum suppression, see `merge`.
     """
 
+    gives_candidates = False
+
     def __init__(
-        self, score_threshold: float, pre_nms_top_n: int, nms_threshold: float, detections_per_image: int
+        self,
+        score_threshold: float,
+        pre_nms_top_n: int,
+        nms_threshold: float,
+        detections_per_image: int,
+        coder: BoxCoder | None = None,
+        rule: ScoreRule | None = None,
+        clip_after_nms: bool = False,
+        drop_empty: bool = False,
     ) -> None:
         self.score_threshold, self.pre_nms_top_n = score_threshold, pre_nms_top_n
         self.nms_threshold, self.detections_per_image = nms_threshold, detections_per_image
+        self.coder, self.rule = coder or BoxCoder(), rule or ScoreRule()
+        self.clip_after_nms, self.drop_empty = clip_after_nms, drop_empty
 
     def __call__(
         self,
         locations: Sequence[Tensor],
         logits: Sequence[Tensor],
         bbox_reg: Sequence[Tensor],
-        centerness: Sequence[Tensor],
+        quality: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[BoxList]:
         """Return the detections of each image, best first, with fields "scores" (M,) and "labels" (M,) int64, 1-based.
@@ -55,55 +78,80 @@ class FCOSPostProcessor:
 
         Args:
             locations: per level (L_l, 2), (x, y) in pixels.
-            logits, bbox_reg, centerness: outputs of the head; half types are raised to float32.
+            logits, bbox_reg, quality: outputs of the head; half types are raised to float32.
             image_sizes: (height, width) of each image without padding.
         """
-        candidates = self._candidates(locations, *_probabilities(logits, centerness))
-        clip_max = make_clip_max(image_sizes).to(locations[0])
-        return to_box_lists(self._detect(locations, bbox_reg, candidates, logits[0].shape[1], clip_max), image_sizes)
+        candidates = self._candidates(locations, *_probabilities(logits, quality))
+        clip_max = self.coder.clip_max(image_sizes).to(locations[0])
+        return self.to_box_lists(
+            self._detect(locations, bbox_reg, candidates, logits[0].shape[1], clip_max), image_sizes
+        )
 
     def fixed_size(
         self,
         locations: Sequence[Tensor],
         logits: Sequence[Tensor],
         bbox_reg: Sequence[Tensor],
-        centerness: Sequence[Tensor],
+        quality: Sequence[Tensor],
         clip_max: Tensor,
     ) -> Tensor:
         """Return the same detections in a tensor whose shape depends on no value, so that the host never waits.
 
         The result is (N, D, 6) float32 rows for `to_box_lists`; D is `detections_per_image`, or less if the levels
-        have fewer slots. `clip_max` is `make_clip_max` of the images; the head's outputs are float32 or half types.
+        have fewer slots. `clip_max` is that of `coder` for the images; the head's outputs are float32 or half types.
         """
-        candidates = self._fixed_candidates(locations, *_probabilities(logits, centerness))
+        candidates = self._fixed_candidates(locations, *_probabilities(logits, quality))
         return self._detect(locations, bbox_reg, candidates, logits[0].shape[1], clip_max)
 
-    def _candidates(self, locations: Sequence[Tensor], probabilities: Tensor, centerness: Tensor) -> _Candidates:
+    def giving_candidates(self) -> FCOSPostProcessor:
+        """Return a copy that gives candidates in place of detections."""
+        other = copy.copy(self)
+        other.gives_candidates = True
+        return other
+
+    def merge(self, candidates: BoxList) -> BoxList:
+        """Return the detections among the candidates of one image, which several forward passes may have given."""
+        scores, labels = candidates.get_field("scores"), candidates.get_field("labels")
+        rows = torch.cat([candidates.bbox, scores[:, None], labels[:, None].to(scores.dtype)], dim=1)
+        sizes = [candidates.size[::-1]]
+        return self.to_box_lists(self._select(rows[None], self.coder.clip_max(sizes).to(rows)), sizes)[0]
+
+    def _candidates(self, locations: Sequence[Tensor], probabilities: Tensor, quality: Tensor) -> _Candidates:
         """Select candidates into as many slots as the image with most candidates needs."""
         classes = probabilities.shape[2]
-        sizes = [len(points) * classes for points in locations]
+        sizes = [len(points) for points in locations]
         images = []
-        for image, image_centerness in zip(probabilities.flatten(1), centerness.flatten(1), strict=True):
+        for image, image_quality in zip(probabilities, quality, strict=True):
             start, levels = 0, []
-            for level in image.split(sizes):
-                index = torch.nonzero(level > self.score_threshold).squeeze(1) + start
-                score = image[index] * image_centerness[index // classes]
+            for level, level_quality in zip(image.split(sizes), image_quality.split(sizes), strict=True):
+                compared = self.rule.score(level, level_quality) if self.rule.threshold_on_score else level
+                index = torch.nonzero(compared.flatten() > self.score_threshold).squeeze(1)
+                probability = level.flatten()[index]
+                score = self.rule.score(probability, level_quality.flatten()[index // classes])
                 if len(score) > self.pre_nms_top_n:
-                    best = score.sort(descending=True, stable=True).indices[: self.pre_nms_top_n]
+                    rank = probability if self.rule.rank_by_class else score
+                    best = rank.sort(descending=True, stable=True).indices[: self.pre_nms_top_n].sort().values
                     score, index = score[best], index[best]
-                levels.append((score, index, torch.ones_like(index, dtype=torch.bool)))
-                start += len(level)
+                levels.append((score, index + start, torch.ones_like(index, dtype=torch.bool)))
+                start += level.numel()
             images.append([torch.cat(parts) for parts in zip(*levels, strict=True)])
         return _Candidates(*(pad_sequence(parts, batch_first=True) for parts in zip(*images, strict=True)))
 
-    def _fixed_candidates(self, locations: Sequence[Tensor], probabilities: Tensor, centerness: Tensor) -> _Candidates:
+    def _fixed_candidates(self, locations: Sequence[Tensor], probabilities: Tensor, quality: Tensor) -> _Candidates:
         """Select candidates into `pre_nms_top_n` slots per level, or into one slot per pair of a smaller level."""
         classes = probabilities.shape[2]
-        scores = (probabilities * centerness).flatten(1)
-        keys = pack_score_and_index(scores, (probabilities > self.score_threshold).flatten(1))
+        scores = self.rule.score(probabilities, quality).flatten(1)
+        probabilities = probabilities.flatten(1)
+        compared = scores if self.rule.threshold_on_score else probabilities
+        rank = probabilities if self.rule.rank_by_class else scores
+        keys = pack_score_and_index(rank, compared > self.score_threshold)
         levels = keys.split([len(points) * classes for points in locations], dim=1)
         tasks = [partial(torch.topk, level, min(self.pre_nms_top_n, level.shape[1]), dim=1) for level in levels]
         valid, indices = unpack_index(torch.cat([best.values for best in parallel(tasks)], dim=1))
+        if self.rule.rank_by_class:
+            # Of equal scores the earlier pair goes first, not the pair of the more probable class.
+            indices, order = indices.sort(dim=1)
+            valid = valid.gather(1, order)
         return _Candidates(scores.gather(1, indices), indices, valid)
 
     def _detect(
@@ -114,45 +162,68 @@ class FCOSPostProcessor:
         classes: int,
         clip_max: Tensor,
     ) -> Tensor:
-        """Return (N, D, 6) rows for `to_box_lists`."""
+        """Return (N, D, 6) rows for `to_box_lists`; all candidates, (N, K, 6), if `gives_candidates`."""
         scores, indices, valid = candidates
-        images = torch.arange(len(indices), device=indices.device)[:, None]
-        slots = torch.arange(indices.numel(), device=indices.device).view_as(indices)
         location = indices // classes
         labels = indices - location * classes + 1
-        boxes = decode_boxes(torch.cat(list(locations))[location], _gather_rows(by_location(bbox_reg), location))
-        boxes = clip_boxes(boxes, clip_max)
-        # Each empty slot is a group of its own, so it suppresses no box and costs no comparison.
-        groups = torch.where(valid, images * (classes + 1) + labels, -1 - slots)
-        mask = nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold)
-        kept = valid & mask.view_as(valid)
+        boxes = self.coder.decode(torch.cat(list(locations))[location], _gather_rows(by_location(bbox_reg), location))
+        if not self.clip_after_nms:
+            boxes = self.coder.clip(boxes, clip_max)
+            valid = valid & self.coder.has_area(boxes) if self.drop_empty else valid
         rows = torch.cat([boxes, scores[..., None], labels[..., None].to(scores.dtype)], dim=2)
-        rows = rows.masked_fill(~kept[..., None], 0)
-        order = scores.masked_fill(~kept, -1).sort(dim=1, descending=True, stable=True).indices
-        return _gather_rows(rows, order[:, : self.detections_per_image])
+        rows = rows.masked_fill(~valid[..., None], 0)
+        return _best_first(rows) if self.gives_candidates else self._select(rows, clip_max)
+
+    def _select(self, rows: Tensor, clip_max: Tensor) -> Tensor:
+        """Return (N, D, 6) rows of detections among the candidates in rows (N, K, 6)."""
+        boxes, scores, labels = rows[..., :4], rows[..., 4], rows[..., 5].long()
+        images = torch.arange(len(rows), device=rows.device)[:, None]
+        slots = torch.arange(labels.numel(), device=rows.device).view_as(labels)
+        # Each empty slot is a group of its own, so it suppresses no box and costs no comparison.
+        groups = torch.where(labels > 0, (images << 32) + labels, -1 - slots)
+        mask = nms_mask(self.coder.for_nms(boxes).flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold)
+        rows = _best_first(rows.masked_fill(~mask.view_as(labels)[..., None], 0))[:, : self.detections_per_image]
+        return self._clip_detections(rows, clip_max) if self.clip_after_nms else rows
+
+    def _clip_detections(self, rows: Tensor, clip_max: Tensor) -> Tensor:
+        """Clip the boxes of rows (N, D, 6); with `drop_empty`, empty the rows of boxes without area, and put them last.
+
+        Boxes beyond `detections_per_image` do not take the place of these rows.
+        """
+        boxes = self.coder.clip(rows[..., :4], clip_max)
+        rows = torch.cat([boxes, rows[..., 4:]], dim=2)
+        if not self.drop_empty:
+            return rows
+        empty = ~self.coder.has_area(boxes)
+        return _gather_rows(rows.masked_fill(empty[..., None], 0), empty.sort(dim=1, stable=True).indices)
+
+    def to_box_lists(self, rows: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[BoxList]:
+        """Convert rows (x1, y1, x2, y2, score, label), (N, D, 6), to a BoxList per image of (height, width).
+
+        Label 0 marks empty rows, which come last.
+        """
+        boxes, scores, labels = rows.split([4, 1, 1], dim=2)
+        counts = (labels > 0).sum(dim=(1, 2)).tolist()
+        detections = []
+        for i, (count, (height, width)) in enumerate(zip(counts, image_sizes, strict=True)):
+            detection = BoxList(boxes[i, :count], (width, height), "xyxy", continuous=self.coder.continuous)
+            detection.add_field("scores", scores[i, :count, 0])
+            detection.add_field("labels", labels[i, :count, 0].long())
+            detections.append(detection)
+        return detections
 
 
-def to_box_lists(rows: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[BoxList]:
-    """Convert rows (x1, y1, x2, y2, score, label), (N, D, 6), to a BoxList per image of (height, width).
-
-    Label 0 marks empty rows, which come last.
-    """
-    boxes, scores, labels = rows.split([4, 1, 1], dim=2)
-    counts = (labels > 0).sum(dim=(1, 2)).tolist()
-    detections = []
-    for i, (count, (height, width)) in enumerate(zip(counts, image_sizes, strict=True)):
-        detection = BoxList(boxes[i, :count], (width, height), "xyxy")
-        detection.add_field("scores", scores[i, :count, 0])
-        detection.add_field("labels", labels[i, :count, 0].long())
-        detections.append(detection)
-    return detections
+def _best_first(rows: Tensor) -> Tensor:
+    """Sort rows (N, K, 6) for `to_box_lists` by decreasing score; of equal scores the earlier stays first."""
+    order = rows[..., 4].masked_fill(rows[..., 5] == 0, -1).sort(dim=1, descending=True, stable=True).indices
+    return _gather_rows(rows, order)
 
 
-def _probabilities(logits: Sequence[Tensor], centerness: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return probabilities of the classes (N, L, C) and of centerness (N, L, 1), in float32 or more."""
-    classes, centre = by_location(logits), by_location(centerness)
+def _probabilities(logits: Sequence[Tensor], quality: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the probabilities of the classes (N, L, C) and the quality (N, L, 1), in float32 or more."""
+    classes, boxes = by_location(logits), by_location(quality)
     dtype = torch.promote_types(classes.dtype, torch.float32)
-    return classes.to(dtype).sigmoid(), centre.to(dtype).sigmoid()
+    return classes.to(dtype).sigmoid(), boxes.to(dtype).sigmoid()
 
 
 def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
