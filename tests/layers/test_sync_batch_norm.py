@@ -181,7 +181,9 @@ CHECKS = {
 @pytest.mark.parametrize("world_size", CHECKS)
 def test_processes_make_what_one_makes_of_the_whole_batch(world_size, tmp_path):
     # Starting processes takes longer than the checks, so start each group once.
-    mp.spawn(start, args=(world_size, str(tmp_path), CHECKS[world_size]), nprocs=world_size)
+    mp.start_processes(
+        start, args=(world_size, str(tmp_path), CHECKS[world_size]), nprocs=world_size, start_method="forkserver"
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -189,7 +191,7 @@ def test_gpu_makes_the_same(tmp_path):
     # Models on GPUs use PyTorch's own SyncBatchNorm.
     on_gpu = partial(compare, SHARDS[2], kind=torch.float32, device="cuda:0", tolerance=1e-5)
     checks = [partial(on_gpu, layer=layer) for layer in (SyncBatchNorm, nn.SyncBatchNorm)]
-    mp.spawn(start, args=(2, str(tmp_path), checks), nprocs=2)
+    mp.start_processes(start, args=(2, str(tmp_path), checks), nprocs=2, start_method="forkserver")
 
 
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])

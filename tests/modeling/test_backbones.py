@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import fcos_core
 from fcos_core.config import cfg
 from fcos_core.errors import InputError
+from fcos_core.layers.deform_conv import DFConv2d
+from fcos_core.layers.frozen_batch_norm import FrozenBatchNorm2d
 from fcos_core.layers.sync_batch_norm import SyncBatchNorm
 from fcos_core.modeling.backbone import build_backbone
 from fcos_core.modeling.backbone.hrnet import HighResolutionNet
+from fcos_core.modeling.backbone.mobilenet import MobileNetV2
 from fcos_core.modeling.backbone.resnet import ResNet
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.modeling.registry import BACKBONES, Registry
@@ -205,12 +209,86 @@ def test_fixed_batch_norms_are_fixed_from_the_start():
     assert body(torch.zeros(1, 3, 32, 32))[3].shape[-2:] == (1, 1)
 
 
-def test_registry_holds_only_names_that_can_be_built():
-    node = cfg.clone()
-    node.merge_from_list(["MODEL.BACKBONE.CONV_BODY", "MNV2-FPN-RETINANET"])
-    with pytest.raises(InputError, match=r"MobileNetV2 backbone .* is not built yet\. Choose one of .*HRNET-W18"):
-        build_backbone(node)
-    assert "MNV2-FPN-RETINANET" not in BACKBONES
+def test_mobilenet_gives_the_last_map_of_each_stride():
+    body = MobileNetV2().eval()
+    shapes = [tuple(feature.shape) for feature in body(torch.zeros(1, 3, 64, 96))]
+    assert shapes == [(1, 24, 16, 24), (1, 32, 8, 12), (1, 96, 4, 6), (1, 320, 2, 3)]
+    # Sandler et al. 2018, table 2: 18 features at stride 32, and the third block of a row has a shortcut.
+    assert len(body.features) == 18
+    shortcuts = [number for number, block in enumerate(body.features) if getattr(block, "has_shortcut", False)]
+    assert shortcuts == [3, 5, 6, 8, 9, 10, 12, 13, 15, 16]
+    assert (body.out_channels, body.strides) == ((24, 32, 96, 320), (4, 8, 16, 32))
+
+
+def test_mobilenet_computes_what_torchvision_computes():
+    torch.manual_seed(0)
+    body, reference = MobileNetV2().double(), torchvision.models.mobilenet_v2().features[:18].double()
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(), module.running_var.uniform_(0.5, 1.5)
+    # The names differ, the order does not.
+    body.load_state_dict(dict(zip(body.state_dict(), reference.state_dict().values(), strict=True)))
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    for mode in (False, True):
+        outputs = [images]
+        for feature in reference.train(mode):
+            outputs.append(feature(outputs[-1]))
+        expected = [outputs[number + 1] for number in (3, 6, 13, 17)]
+        torch.testing.assert_close(body.train(mode)(images), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_mobilenet_trains_its_norms_on_own_batches_and_freezes_its_first_features():
+    body = MobileNetV2(freeze_at=3).train()
+    body(torch.randn(2, 3, 32, 32))
+    frozen = {n.split(".")[1] for n, p in body.named_parameters() if not p.requires_grad}
+    assert frozen == {"0", "1", "2"}
+    norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.num_batches_tracked == 1 and norm.running_mean.any() for norm in norms)
+    with pytest.raises(InputError, match="One image of 32x32 pixels is too small to train BatchNorms"):
+        body(torch.zeros(1, 3, 32, 32))
+    assert len(body.eval()(torch.zeros(1, 3, 32, 32))) == 4
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", SyncBatchNorm), ("cuda", nn.SyncBatchNorm)])
+@pytest.mark.parametrize("body", ["MNV2-FPN-RETINANET", "HRNET"])
+def test_use_syncbn_synchronizes_any_model(device, kind, body):
+    opts = ["MODEL.BACKBONE.CONV_BODY", body, "MODEL.USE_SYNCBN", True, "MODEL.DEVICE", device]
+    backbone = build_backbone(config(*opts)).train()
+    norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(type(norm) is kind and norm.training for norm in norms)
+
+
+def test_use_syncbn_leaves_frozen_norms_frozen():
+    node = config("MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET", "MODEL.USE_SYNCBN", True)
+    with torch.device("meta"):
+        backbone = build_backbone(node)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules())
+    assert sum(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules()) == 53
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_deformable_stages_of_a_resnet(modulated):
+    options = {"deformable_stages": (3, 4), "deformable_groups": 2, "modulated": modulated}
+    body = ResNet(50, width_per_group=4, **options).eval()
+    deformable = {name for name, module in body.named_modules() if isinstance(module, DFConv2d)}
+    blocks = {3: 6, 4: 3}
+    assert deformable == {f"layer{stage}.{block}.conv2" for stage in blocks for block in range(blocks[stage])}
+    assert {body.layer3[0].conv2.offset.out_channels, body.layer4[2].conv2.offset.out_channels} == {
+        54 if modulated else 36
+    }
+    assert body(torch.zeros(1, 3, 64, 64))[3].shape == (1, 2048, 2, 2)
+
+
+def test_small_hrnet_has_timms_layers():
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        node = config("MODEL.BACKBONE.CONV_BODY", "HRNET-W18-SMALL-V2", "MODEL.HRNET.WIDTH", 0)
+        node.merge_from_list(["MODEL.HRNET.NUM_BLOCKS", (4, 4, 4, 4), "MODEL.HRNET.NUM_MODULES", (1, 1, 4, 3)])
+        ours = build_backbone(node).body.state_dict()
+        theirs = timm.create_model("hrnet_w18_small_v2").state_dict()
+    classifying = ("incre_modules", "downsamp_modules", "final_layer", "classifier")
+    expected = {key: value.shape for key, value in theirs.items() if not key.startswith(classifying)}
+    assert {key: value.shape for key, value in ours.items()} == expected
 
 
 NEW_BACKBONE = """

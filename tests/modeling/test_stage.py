@@ -20,6 +20,11 @@ def resnet(checkpointed):
     return ResNet(50, width_per_group=4, checkpointed=checkpointed)
 
 
+def deformable_resnet(checkpointed):
+    options = {"deformable_stages": (2, 3, 4), "modulated": True}
+    return ResNet(50, width_per_group=4, checkpointed=checkpointed, **options)
+
+
 def outputs_and_gradients(make, checkpointed, dtype, precision=None):
     torch.manual_seed(0)
     body = make(checkpointed).to(dtype).train()
@@ -32,7 +37,7 @@ def outputs_and_gradients(make, checkpointed, dtype, precision=None):
     return outputs, [parameter.grad for parameter in body.parameters() if parameter.requires_grad]
 
 
-@pytest.mark.parametrize("make", [hrnet, resnet])
+@pytest.mark.parametrize("make", [hrnet, resnet, deformable_resnet])
 @pytest.mark.parametrize("stages", [(3,), STAGES])
 def test_checkpointing_changes_no_output_and_no_gradient(make, stages):
     found, expected = (outputs_and_gradients(make, chosen, torch.float64) for chosen in (stages, ()))

@@ -3,11 +3,13 @@
 import re
 from collections import OrderedDict
 
-from torch import nn
+from torch import Tensor, nn
 
 from fcos_core.config import Config
 from fcos_core.errors import InputError, require
+from fcos_core.layers.sync_batch_norm import SyncBatchNorm
 from fcos_core.modeling.registry import BACKBONES
+from fcos_core.utils import comm
 
 # Bodies of Faster R-CNN, Mask R-CNN and their kin in published YAML files.
 _OF_OTHER_DETECTORS = re.compile(r".*-(C4|C5|FPN)|FBNet.*")
@@ -24,12 +26,7 @@ def build_backbone(cfg: Config) -> nn.Module:
             f"MODEL.BACKBONE.CONV_BODY {name!r} is the body of another detector (Faster R-CNN, Mask R-CNN, ...), and "
             f"only FCOS is built here: choose one of {', '.join(BACKBONES)}."
         )
-    if name == "MNV2-FPN-RETINANET" and name not in BACKBONES:
-        raise InputError(
-            f"The MobileNetV2 backbone (MODEL.BACKBONE.CONV_BODY '{name}') is not built yet. "
-            f"Choose one of {', '.join(BACKBONES)}."
-        )
-    backbone = BACKBONES.build(name, cfg)
+    backbone = BACKBONES.build("timm:NAME" if name.startswith("timm:") else name, cfg)
     if not isinstance(getattr(backbone, "out_channels", None), int):
         raise InputError(
             f"The builder of MODEL.BACKBONE.CONV_BODY {name!r} must return a module with the attribute out_channels, "
@@ -46,6 +43,25 @@ def body_with_neck(body: nn.Module, neck: nn.Module) -> nn.Sequential:
     model = nn.Sequential(OrderedDict([("body", body), ("fpn", neck)]))
     model.out_channels, model.strides, model.level_sizes = neck.out_channels, neck.strides, neck.level_sizes
     return model
+
+
+def batch_norm(cfg: Config) -> type[nn.Module]:
+    """Return the class of norms that are trained: BatchNorm, or SyncBatchNorm where the config asks for it."""
+    if not (cfg.MODEL.SYNCBN or cfg.MODEL.USE_SYNCBN):
+        return nn.BatchNorm2d
+    # PyTorch's SyncBatchNorm is a fused kernel that only GPUs have.
+    return SyncBatchNorm if cfg.MODEL.DEVICE == "cpu" else nn.SyncBatchNorm
+
+
+def check_batch_norm_size(images: Tensor, stride: int, norm: type[nn.Module]) -> None:
+    """Raise InputError if a `norm` that is trained would see one value per channel on the map of `stride`."""
+    count, _, height, width = images.shape
+    values = count * -(-height // stride) * -(-width // stride)
+    if values == 1 and (norm is nn.BatchNorm2d or comm.get_world_size() == 1):
+        raise InputError(
+            f"One image of {width}x{height} pixels is too small to train BatchNorms with: the map of stride {stride} "
+            "has one value per channel. Raise INPUT.MIN_SIZE_TRAIN or the images per process (SOLVER.IMS_PER_BATCH)."
+        )
 
 
 def num_levels(cfg: Config) -> int:

@@ -12,12 +12,10 @@ from fcos_core.config import Config
 from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import ConvNorm, conv_norm
 from fcos_core.layers.own_dtype import Upsample
-from fcos_core.layers.sync_batch_norm import SyncBatchNorm
-from fcos_core.modeling.backbone.build import body_with_neck, num_levels
+from fcos_core.modeling.backbone.build import batch_norm, body_with_neck, check_batch_norm_size, num_levels
 from fcos_core.modeling.backbone.stage import Stage
 from fcos_core.modeling.neck.hrfpn import HRFPN
 from fcos_core.modeling.registry import BACKBONES
-from fcos_core.utils import comm
 from fcos_core.utils.streams import parallel
 
 
@@ -174,7 +172,7 @@ class HighResolutionNet(nn.Module):
         Raise InputError if a trained norm would see one value per channel.
         """
         if self.training and self.train_norm:
-            self._check_size(*x.shape)
+            check_batch_norm_size(x, self.strides[-1], self.norm)
         x = conv_norm(x, self.conv1, self.bn1, relu=True)
         x = conv_norm(x, self.conv2, self.bn2, relu=True)
         features = [self.layer1(x)]
@@ -185,46 +183,30 @@ class HighResolutionNet(nn.Module):
             features = getattr(self, f"stage{stage + 1}")(branches)
         return features
 
-    def _check_size(self, count: int, _: int, height: int, width: int) -> None:
-        values = count * -(-height // self.strides[-1]) * -(-width // self.strides[-1])
-        alone = self.norm is nn.BatchNorm2d or comm.get_world_size() == 1
-        if values == 1 and alone:
-            raise InputError(
-                f"One image of {width}x{height} pixels is too small to train BatchNorms with: the branch of stride "
-                f"{self.strides[-1]} has one value per channel. Raise INPUT.MIN_SIZE_TRAIN or the images per process "
-                "(SOLVER.IMS_PER_BATCH), or set MODEL.HRNET.TRAIN_BN and MODEL.SYNCBN False."
-            )
 
-
-@BACKBONES.register("HRNET", "HRNET-W18", "HRNET-W32", "HRNET-W40", "HRNET-W48")
+@BACKBONES.register("HRNET", "HRNET-W18", "HRNET-W18-SMALL-V2", "HRNET-W32", "HRNET-W40", "HRNET-W48")
 def build_hrnet_hrfpn(cfg: Config) -> nn.Module:
     """Build an HRNet with an HRFPN; raise InputError if the width or the number of levels cannot be used."""
     hrnet = cfg.MODEL.HRNET
+    is_small = cfg.MODEL.BACKBONE.CONV_BODY == "HRNET-W18-SMALL-V2"
     body = HighResolutionNet(
         width=_width(cfg),
-        num_modules=hrnet.NUM_MODULES,
+        num_modules=(1, 1, 3, 2) if is_small else hrnet.NUM_MODULES,
         num_branches=hrnet.NUM_BRANCHES,
-        num_blocks=hrnet.NUM_BLOCKS,
+        num_blocks=(2, 2, 2, 2) if is_small else hrnet.NUM_BLOCKS,
         stem_channels=hrnet.STEM_CHANNELS,
         stage1_channels=hrnet.STAGE1_CHANNELS,
-        train_norm=hrnet.TRAIN_BN or cfg.MODEL.SYNCBN,
-        norm=_norm(cfg),
+        train_norm=hrnet.TRAIN_BN or cfg.MODEL.SYNCBN or cfg.MODEL.USE_SYNCBN,
+        norm=batch_norm(cfg),
         checkpointed=cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
     )
     neck = HRFPN(body.out_channels, hrnet.FPN.OUT_CHANNEL, num_levels(cfg), hrnet.FPN.CONV_STRIDE)
     return body_with_neck(body, neck)
 
 
-def _norm(cfg: Config) -> type[nn.Module]:
-    if not cfg.MODEL.SYNCBN:
-        return nn.BatchNorm2d
-    # PyTorch's SyncBatchNorm is a fused kernel that only GPUs have.
-    return SyncBatchNorm if cfg.MODEL.DEVICE == "cpu" else nn.SyncBatchNorm
-
-
 def _width(cfg: Config) -> int:
     name, width = cfg.MODEL.BACKBONE.CONV_BODY, cfg.MODEL.HRNET.WIDTH
-    in_name = re.search(r"-W(\d+)$", name)
+    in_name = re.match(r"HRNET-W(\d+)", name)
     if in_name and width not in (0, int(in_name[1])):
         raise InputError(
             f"MODEL.HRNET.WIDTH is {width}, but MODEL.BACKBONE.CONV_BODY is '{name}'. Leave WIDTH out, or write "

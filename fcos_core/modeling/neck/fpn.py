@@ -32,7 +32,8 @@ class TopBlocks(nn.Module):
 class FPN(nn.Module):
     """Top-down pathway with lateral connections, from C2 .. C5 of `in_channels` to levels of `out_channels` channels.
 
-    The 5 levels are P3 .. P7 (C2 is not used), the 6 levels P2 .. P7; another `num_levels` raises ValueError.
+    The 5 levels are P3 .. P7 (C2 is not used and may be missing), the 6 levels P2 .. P7; another `num_levels` raises
+    ValueError.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_levels: int) -> None:
@@ -41,10 +42,10 @@ class FPN(nn.Module):
             raise ValueError(f"FPN makes 5 or 6 levels, not {num_levels}")
         self.out_channels = out_channels
         self.strides = tuple(2 ** (8 - num_levels + level) for level in range(num_levels))
-        # Checkpoints name the modules fpn_innerN and fpn_layerN with N = 1 for C2 ... 4 for C5.
+        # Checkpoints name the modules fpn_innerN and fpn_layerN with N = 1 for C2 ... 4 for C5, the last map.
         self.numbers = range(7 - num_levels, 5)
         for number in self.numbers:
-            self.add_module(f"fpn_inner{number}", conv(in_channels[number - 1], out_channels, 1))
+            self.add_module(f"fpn_inner{number}", conv(in_channels[number - 5], out_channels, 1))
             self.add_module(f"fpn_layer{number}", conv(out_channels, out_channels, 3))
         self.top_blocks = TopBlocks(out_channels)
 
@@ -61,7 +62,7 @@ class FPN(nn.Module):
         levels: list[Tensor] = []
         top_down = None
         for number in reversed(self.numbers):
-            lateral = getattr(self, f"fpn_inner{number}")(features[number - 1])
+            lateral = getattr(self, f"fpn_inner{number}")(features[number - 5])
             top_down = lateral if top_down is None else lateral + upsample(top_down, 2, "nearest")
             levels.insert(0, getattr(self, f"fpn_layer{number}")(top_down))
         return levels + self.top_blocks(levels[-1])
