@@ -13,7 +13,8 @@ from fcos_core.config import cfg
 from fcos_core.data.build import build_collator, build_planner
 from fcos_core.data.image_file import read_image
 from fcos_core.data.plan import SamplePlan
-from fcos_core.data.transforms import resize_pixels, resized_size, transform
+from fcos_core.data.resize import Resize
+from fcos_core.data.transforms import transform
 from fcos_core.structures.bounding_box import BoxList
 
 
@@ -49,13 +50,13 @@ def plan(size, flip=False) -> SamplePlan:
     ],
 )
 def test_resized_size(size, expected):
-    assert resized_size(size, 800, 1333) == expected
+    assert Resize().size(size, 800, 1333) == expected
 
 
 @settings(derandomize=True, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1500), st.integers(1, 2000))
 def test_resized_size_keeps_the_sides_in_order_and_the_cap(width, height, min_size, max_size):
-    new_width, new_height = resized_size((width, height), min_size, max_size)
+    new_width, new_height = Resize().size((width, height), min_size, max_size)
     assert min(new_width, new_height) >= 1
     assert (new_width >= new_height) == (width >= height) or new_width == new_height
     ratio = max(width, height) / min(width, height)
@@ -111,7 +112,7 @@ def test_resizing_is_pil_s_within_one_grey_level(width, height, new_width, new_h
     pixels = noise((width, height), seed)
     pixels = (pixels > 127) * torch.tensor(255, dtype=torch.uint8) if black_and_white else pixels
     expected = Image.fromarray(pixels.numpy()).resize((new_width, new_height), Image.Resampling.BILINEAR)
-    resized = resize_pixels(pixels, (new_width, new_height))
+    resized = Resize()(pixels, (new_width, new_height))
     assert resized.dtype == torch.uint8
     np.testing.assert_allclose(resized.numpy().astype(int), np.asarray(expected).astype(int), atol=1)
 

@@ -22,7 +22,7 @@ from fcos_core.config import Config, cfg
 from fcos_core.data import make_data_loader
 from fcos_core.data.coco import COCODataset
 from fcos_core.data.loader import BatchLoader
-from fcos_core.data.transforms import resized_size
+from fcos_core.data.resize import Resize
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import to_image_list
 
@@ -78,7 +78,7 @@ def naive_batches(config: Config, images: list[Path], device: torch.device) -> I
 def naive_image(path: Path, min_size: int, max_size: int, mean: np.ndarray) -> Tensor:
     """Read and resize one image to (3, H, W) float32, BGR in 0..255 minus the mean."""
     image = Image.open(path).convert("RGB")
-    image = image.resize(resized_size(image.size, min_size, max_size), Image.Resampling.BILINEAR)
+    image = image.resize(Resize().size(image.size, min_size, max_size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image).astype(np.float32)[:, :, ::-1] - mean
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
