@@ -9,24 +9,24 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
 
 from fcos_core.config import Config, cfg
-from fcos_core.data.build import build_normalization
+from fcos_core.data.build import build_collator, build_view_planners
 from fcos_core.data.category_names import category_names
+from fcos_core.data.collate import Sample
 from fcos_core.data.image_file import read_image, to_rgb
+from fcos_core.data.plan import BatchPlan
 from fcos_core.data.samplers import same_size_batches
-from fcos_core.data.transforms import resize_pixels, resized_size
+from fcos_core.data.transforms import transform
 from fcos_core.engine.inference import detect
 from fcos_core.engine.test import load_detector
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import padded_size, to_byte_images
 from fcos_core.weights.checkpoint_meta import read_meta
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
-# Position in the call, resized pixels (h, w, 3) uint8, and (width, height) before resizing.
-_Sample = tuple[int, Tensor, tuple[int, int]]
+# A sample for each view, indexed by its position in the call; the plans of the views; (width, height) of the picture.
+_Read = tuple[list[Sample], list[BatchPlan], tuple[int, int]]
 
 
 class Predictor:
@@ -38,7 +38,7 @@ class Predictor:
 
     Args:
         config: path of a YAML file, or a config; None: the config in the checkpoint `weights`.
-        weights: a file, a URL or a catalog:// name of a trained detector; None: MODEL.WEIGHT of the config.
+        weights: a file, a URL or a name (zoo://, hf://) of a trained detector; None: MODEL.WEIGHT of the config.
         device: "cpu", "cuda" or "cuda:1"; None: MODEL.DEVICE of the config, or cuda if there is a GPU where the config
             is the checkpoint's.
         threshold: detections with a lower score are left out.
@@ -58,7 +58,7 @@ class Predictor:
     ) -> None:
         self._cfg = _merged(config, weights, device, compile)
         self._model = load_detector(self._cfg)
-        self._normalization = build_normalization(self._cfg)
+        self._collator = build_collator(self._cfg)
         self.category_names = category_names(self._cfg, self._model.category_names)
         self.threshold = threshold
 
@@ -79,22 +79,20 @@ class Predictor:
 
     def _detect_all(self, images: Sequence[Picture], bgr: bool) -> list[BoxList]:
         results: dict[int, BoxList] = {}
-        samples = (self._sample(position, picture, bgr) for position, picture in enumerate(images))
-        for batch in same_size_batches(samples, self._padded_size, self._cfg.TEST.IMS_PER_BATCH):
+        pictures = (self._read(position, picture, bgr) for position, picture in enumerate(images))
+        for batch in same_size_batches(pictures, _padded_sizes, self._cfg.TEST.IMS_PER_BATCH):
             results.update(self._detect_batch(batch))
         return [results[position] for position in range(len(images))]
 
-    def _sample(self, position: int, picture: Picture, bgr: bool) -> _Sample:
+    def _read(self, position: int, picture: Picture, bgr: bool) -> _Read:
         image = _as_rgb(picture, bgr, self._cfg.INPUT.MAX_PIXELS)
-        size = resized_size(image.size, self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST)
-        return position, resize_pixels(torch.from_numpy(np.array(image)), size), image.size
+        plans = [planner.plan(0, [0]) for planner in build_view_planners(self._cfg, np.array([image.size]))]
+        boxes = BoxList([], image.size)
+        return [(*transform(image, boxes, plan.samples[0]), position) for plan in plans], plans, image.size
 
-    def _padded_size(self, sample: _Sample) -> tuple[int, int]:
-        return padded_size([sample[1].shape[:2]], self._cfg.DATALOADER.SIZE_DIVISIBILITY)
-
-    def _detect_batch(self, samples: list[_Sample]) -> dict[int, BoxList]:
-        positions, pixels, sizes = zip(*samples, strict=True)
-        images = to_byte_images(pixels, self._normalization, self._cfg.DATALOADER.SIZE_DIVISIBILITY)
+    def _detect_batch(self, batch: list[_Read]) -> dict[int, BoxList]:
+        samples, plans, sizes = zip(*batch, strict=True)
+        images, _, positions = self._collator.gather(samples, plans[0])
         detections = detect(self._model, images, sizes, self._cfg.MODEL.DEVICE)
         return {position: self._finish(boxes) for position, boxes in zip(positions, detections, strict=True)}
 
@@ -102,6 +100,10 @@ class Predictor:
         boxes = boxes[boxes.get_field("scores") >= self.threshold]
         boxes.add_field("names", [self.category_names[label - 1] for label in boxes.get_field("labels").tolist()])
         return boxes
+
+
+def _padded_sizes(read: _Read) -> tuple[tuple[int, int], ...]:
+    return tuple(plan.padded_size for plan in read[1])
 
 
 def _merged(

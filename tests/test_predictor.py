@@ -9,6 +9,8 @@ from PIL import Image
 
 import fcos_core
 from fcos_core import Predictor
+from fcos_core.data import make_data_loader
+from fcos_core.engine.inference import compute_predictions
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.weights.checkpointer import DetectronCheckpointer
@@ -118,6 +120,25 @@ def test_boxes_of_a_picture_do_not_depend_on_what_it_is_batched_with(config, wei
     assert [boxes.size for boxes in together] == sizes
     for boxes, image in zip(together, pictures, strict=True):
         assert_same(boxes, predictor(image))
+
+
+@pytest.mark.parametrize("rule", ["fcos", "detectron2", "mmdet", "torchvision"])
+def test_boxes_are_those_of_a_test_whatever_the_rule_of_resizing(config, weights, tmp_path, rule):
+    config = config.clone()
+    config.merge_from_list(["INPUT.RESIZE", rule, "MODEL.FCOS.PIXELS", "inclusive" if rule == "fcos" else "continuous"])
+    config.merge_from_list(["DATALOADER.NUM_WORKERS", 0, "DATASETS.TEST", ("own",)])
+    config.merge_from_list(["DATASETS.CATALOG.own.img_dir", str(tmp_path)])
+    config.merge_from_list(["DATASETS.CATALOG.own.ann_file", str(tmp_path / "own.json")])
+    image = {"id": 1, "file_name": "i.png", "width": 50, "height": 30}
+    categories = [{"id": number, "name": f"class {number}"} for number in (1, 2, 3)]
+    (tmp_path / "own.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": categories}))
+    picture((50, 30)).save(tmp_path / "i.png")
+    predictor = Predictor(config, weights, threshold=0.0, compile=False)
+    (loader,) = make_data_loader(config, is_train=False)
+    expected = compute_predictions(predictor._model, loader, "cpu")[0]
+    found = predictor(tmp_path / "i.png")
+    assert torch.equal(found.bbox, expected.bbox) and found.size == expected.size == (50, 30) and len(found) == 100
+    assert found.continuous == expected.continuous == (rule != "fcos")
 
 
 def test_no_pictures_give_no_boxes(predictor):

@@ -11,6 +11,7 @@ from fcos_core.data.concat import ConcatCOCODataset, check_num_classes
 from fcos_core.data.loader import BatchLoader
 from fcos_core.data.own_dataset import OwnDataset
 from fcos_core.data.reader import BatchReader
+from fcos_core.data.resize import Resize
 from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.data.user_catalog import make_source
 from fcos_core.errors import InputError
@@ -67,6 +68,7 @@ def _build_coco(cfg: Config, img_dir: str, ann_file: str, is_train: bool) -> COC
         label_order=cfg.DATASETS.LABEL_ORDER,
         fewer_categories=cfg.DATASETS.FEWER_CATEGORIES,
         max_pixels=cfg.INPUT.MAX_PIXELS,
+        continuous=cfg.MODEL.FCOS.PIXELS == "continuous",
     )
 
 
@@ -75,9 +77,9 @@ def build_planner(cfg: Config, image_sizes: np.ndarray, is_train: bool) -> Batch
 
     Training draws the scale and the flip. Testing uses one scale and no flip.
     """
-    seed, size_divisible = cfg.SEED, cfg.DATALOADER.SIZE_DIVISIBILITY
     if not is_train:
-        return BatchPlanner(image_sizes, (cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, 0.0, seed, size_divisible)
+        return build_view_planners(cfg, image_sizes)[0]
+    seed, size_divisible, resize = cfg.SEED, cfg.DATALOADER.SIZE_DIVISIBILITY, Resize(cfg.INPUT.RESIZE)
     lowest, highest = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
     return BatchPlanner(
         image_sizes,
@@ -87,7 +89,27 @@ def build_planner(cfg: Config, image_sizes: np.ndarray, is_train: bool) -> Batch
         seed,
         size_divisible,
         pad_to_longest=cfg.DATALOADER.PAD_TO_FIXED_SIZE,
+        resize=resize,
     )
+
+
+def build_view_planners(cfg: Config, image_sizes: np.ndarray) -> list[BatchPlanner]:
+    """Build a planner for each view that a test takes of its images, see `build_planner`.
+
+    The first view is the one without augmentation. TEST.BBOX_AUG.ENABLED adds this view mirrored if H_FLIP is set, and
+    those of SCALES, each followed by its mirror image if SCALE_H_FLIP is set.
+    """
+    test, augmentation = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST), cfg.TEST.BBOX_AUG
+    views = [(*test, False)]
+    if augmentation.ENABLED:
+        views += [(*test, True)] if augmentation.H_FLIP else []
+        flips = (False, True) if augmentation.SCALE_H_FLIP else (False,)
+        views += [(scale, augmentation.MAX_SIZE, flip) for scale in augmentation.SCALES for flip in flips]
+    seed, size_divisible, resize = cfg.SEED, cfg.DATALOADER.SIZE_DIVISIBILITY, Resize(cfg.INPUT.RESIZE)
+    return [
+        BatchPlanner(image_sizes, (min_size,), max_size, float(flip), seed, size_divisible, resize=resize)
+        for min_size, max_size, flip in views
+    ]
 
 
 def build_collator(cfg: Config) -> BatchCollator:
@@ -122,10 +144,10 @@ def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int)
 
 def _make_test_loader(cfg: Config, name: str, rank: int, world_size: int) -> BatchLoader:
     dataset = build_dataset(cfg, name, is_train=False)
-    planner = build_planner(cfg, dataset.image_sizes, is_train=False)
+    planners = build_view_planners(cfg, dataset.image_sizes)
     return BatchLoader(
         BatchReader(dataset, build_collator(cfg), cfg.DATALOADER.SKIP_UNREADABLE),
-        TestBatchSampler(planner, cfg.TEST.IMS_PER_BATCH, rank, world_size),
+        TestBatchSampler(planners, cfg.TEST.IMS_PER_BATCH, rank, world_size),
         cfg.DATALOADER.NUM_WORKERS,
         pin_memory=_uses_gpu(cfg),
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fcos_core.data.collate import Batch, BatchCollator
+from fcos_core.data.collate import Batch, BatchCollator, Sample
 from fcos_core.data.concat import AnyDataset
 from fcos_core.data.image_file import UnreadableImageError
 from fcos_core.data.plan import BatchPlan, SamplePlan
@@ -20,7 +20,6 @@ from fcos_core.data.worker_failures import pack
 from fcos_core.errors import InputError
 from fcos_core.structures.bounding_box import BoxList
 
-Sample = tuple[Tensor, BoxList, int]
 # From a plan, the index of another image and the batch's padded size to a plan for that image.
 Replan = Callable[[SamplePlan, int, tuple[int, int]], SamplePlan]
 
@@ -92,15 +91,20 @@ class BatchReader(Dataset[Any]):
         An `InputError` is returned, not raised, because torch would bury its sentence in the worker's traceback.
         """
         unreadable: list[str] = []
+        plans = (plan, *plan.views)
+        images = zip(*(view.samples for view in plans), strict=True)
         try:
-            read = [self._read(sample, plan.padded_size, unreadable) for sample in plan.samples]
+            read = [self._read(views, plan.padded_size, unreadable) for views in images]
         except InputError as error:
             return ReadBatch(None, tuple(unreadable), error)
-        samples = [sample for sample in read if sample is not None]
-        return ReadBatch(self.collate(samples, plan.padded_size) if samples else None, tuple(unreadable))
+        samples = [views for views in read if views is not None]
+        return ReadBatch(self.collate.gather(samples, plans) if samples else None, tuple(unreadable))
 
-    def _read(self, plan: SamplePlan, padded_size: tuple[int, int], unreadable: list[str]) -> Sample | None:
-        for candidate in self._candidates(plan, padded_size):
+    def _read(
+        self, views: tuple[SamplePlan, ...], padded_size: tuple[int, int], unreadable: list[str]
+    ) -> list[Sample] | None:
+        """Read an image once for all of its views; only training replaces an image, and takes one view."""
+        for candidate in self._candidates(views[0], padded_size):
             try:
                 image, target = self.dataset[candidate.index]
             except UnreadableImageError:
@@ -108,8 +112,8 @@ class BatchReader(Dataset[Any]):
                     raise
                 unreadable.append(self.dataset.image_path(candidate.index))
             else:
-                pixels, target = transform(image, target, candidate)
-                return pixels, target, candidate.index
+                plans = (candidate, *views[1:])
+                return [(*transform(image, target, plan), candidate.index) for plan in plans]
         if self.replan is not None:
             raise none_readable(self.dataset)
         return None
@@ -145,13 +149,18 @@ def _as_arrays(boxes: BoxList) -> tuple[Any, ...]:
     fields = boxes.extra_fields.items()
     arrays = {name: value.numpy() for name, value in fields if isinstance(value, Tensor)}
     others = {name: value for name, value in fields if not isinstance(value, Tensor)}
-    return boxes.bbox.numpy(), boxes.size, boxes.mode, arrays, others
+    return boxes.bbox.numpy(), boxes.size, boxes.mode, boxes.continuous, arrays, others
 
 
 def _as_tensors(
-    bbox: np.ndarray, size: tuple[int, int], mode: str, arrays: dict[str, np.ndarray], others: dict[str, Any]
+    bbox: np.ndarray,
+    size: tuple[int, int],
+    mode: str,
+    continuous: bool,
+    arrays: dict[str, np.ndarray],
+    others: dict[str, Any],
 ) -> BoxList:
-    boxes = BoxList(torch.from_numpy(bbox), size, mode)
+    boxes = BoxList(torch.from_numpy(bbox), size, mode, continuous)
     for name, value in {**{name: torch.from_numpy(array) for name, array in arrays.items()}, **others}.items():
         boxes.add_field(name, value)
     return boxes

@@ -1,6 +1,6 @@
 """Draw batches: which images, how large and flipped or not, as a function of seed and iteration alone."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TypeVar
@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from fcos_core.data.plan import BatchPlan, SamplePlan
-from fcos_core.data.transforms import resized_size
+from fcos_core.data.resize import FCOS_RESIZE, Resize
 from fcos_core.errors import InputError
 from fcos_core.structures.image_list import padded_size
 
@@ -32,6 +32,7 @@ class BatchPlanner:
         size_divisible: height and width of a padded batch are multiples of this.
         pad_to_longest: pad every batch to the longest sides that `min_sizes` and `max_size` allow, rather than to
             the sizes of its images.
+        resize: the rule of sizes and pixels.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class BatchPlanner:
         seed: int,
         size_divisible: int,
         pad_to_longest: bool = False,
+        resize: Resize = FCOS_RESIZE,
     ) -> None:
         self.image_sizes = image_sizes
         self.min_sizes = min_sizes
@@ -51,6 +53,7 @@ class BatchPlanner:
         self.seed = seed
         self.size_divisible = size_divisible
         self.pad_to_longest = pad_to_longest
+        self.resize = resize
 
     def plan(self, iteration: int, indices: Sequence[int]) -> BatchPlan:
         """Plan the whole batch of `iteration`, that is, the images of all ranks.
@@ -84,11 +87,11 @@ class BatchPlanner:
         rng = np.random.default_rng((self.seed, _SAMPLE, iteration, slot))
         min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
         flip = bool(rng.random() < self.flip_prob)
-        return SamplePlan(index, self._resized_size(index, min_size), flip, min_size)
+        return SamplePlan(index, self._resized_size(index, min_size), flip, min_size, self.resize)
 
     def _resized_size(self, index: int, min_size: int) -> tuple[int, int]:
         width, height = self.image_sizes[index].tolist()
-        return resized_size((width, height), min_size, self.max_size)
+        return self.resize.size((width, height), min_size, self.max_size)
 
     def _longest_sides(self, index: int) -> tuple[int, int]:
         """Return the largest (width, height) of a resized image of this orientation, up to rounding."""
@@ -194,7 +197,7 @@ class TrainBatchSampler:
 
 
 class TestBatchSampler:
-    """Yield every image once, in batches of images that have the same padded size; each batch belongs to one rank.
+    """Yield every image once, in batches of images that have the same padded sizes; each batch belongs to one rank.
 
     An image is padded as it would be alone, so what group normalization sees of it, and therefore its detections, do
     not depend on the other images of its batch, and no pixel is computed for the sake of another image. The largest
@@ -203,22 +206,27 @@ class TestBatchSampler:
     largest one.
 
     Args:
-        planner: of the dataset, with one size and without flips.
-        ims_per_batch: images of a batch; the last batch of each padded size may have fewer.
+        planners: of the dataset, one for each view of an image, each with one size and a flip probability of 0 or 1.
+        ims_per_batch: images of a batch; the last batch of images of one kind may have fewer.
         rank: of this process.
         world_size: number of ranks.
     """
 
     __test__ = False  # The name starts with Test, but pytest must not collect the class.
 
-    def __init__(self, planner: BatchPlanner, ims_per_batch: int, rank: int = 0, world_size: int = 1) -> None:
-        def largest_first(batch: list[int]) -> tuple[int, tuple[int, int]]:
-            height, width = planner.own_padded_size(batch[0])
-            return -len(batch) * height * width, (height, width)
+    def __init__(
+        self, planners: Sequence[BatchPlanner], ims_per_batch: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        def padded_sizes(index: int) -> tuple[tuple[int, int], ...]:
+            return tuple(planner.own_padded_size(index) for planner in planners)
 
-        images = range(len(planner.image_sizes))
-        batches = sorted(same_size_batches(images, planner.own_padded_size, ims_per_batch), key=largest_first)
-        self._planner = planner
+        def largest_first(batch: list[int]) -> tuple[int, tuple[tuple[int, int], ...]]:
+            sizes = padded_sizes(batch[0])
+            return -len(batch) * sum(height * width for height, width in sizes), sizes
+
+        images = range(len(planners[0].image_sizes))
+        batches = sorted(same_size_batches(images, padded_sizes, ims_per_batch), key=largest_first)
+        self._planners = planners
         self._batches = batches[rank::world_size]
 
     def __len__(self) -> int:
@@ -226,14 +234,15 @@ class TestBatchSampler:
 
     def __iter__(self) -> Iterator[BatchPlan]:
         for batch in self._batches:
-            yield self._planner.plan(0, batch)
+            plan, *views = (planner.plan(0, batch) for planner in self._planners)
+            yield replace(plan, views=tuple(views))
 
 
 def same_size_batches(
-    items: Iterable[Item], size_of: Callable[[Item], tuple[int, int]], ims_per_batch: int
+    items: Iterable[Item], size_of: Callable[[Item], Hashable], ims_per_batch: int
 ) -> Iterator[list[Item]]:
     """Gather `items` of equal size into lists of `ims_per_batch`, each as soon as it is full; the rest comes last."""
-    waiting: dict[tuple[int, int], list[Item]] = {}
+    waiting: dict[Hashable, list[Item]] = {}
     for item in items:
         size = size_of(item)
         waiting.setdefault(size, []).append(item)

@@ -1,4 +1,4 @@
-"""Padded batches of images of different sizes: bytes until they reach the network's device, then floats."""
+"""Padded batches of images of different sizes: normalized only on the network's device, so they travel as bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from fcos_core.errors import InputError
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -41,7 +43,7 @@ class ImageList:
 
 @dataclass(frozen=True)
 class PixelNormalization:
-    """Turns 8-bit RGB into the network's input: each channel minus its mean, divided by its deviation.
+    """Turns RGB in 0 to 255 into the network's input: each channel minus its mean, divided by its deviation.
 
     `to_bgr255` gives the order and range of channels, mean and std: BGR in 0-255 if True, RGB in 0-1 if False.
     """
@@ -51,8 +53,8 @@ class PixelNormalization:
     to_bgr255: bool
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return float32 (N, 3, H, W) of uint8 RGB pixels (N, 3, H, W), in the same memory format."""
-        tensors = pixels.flip(1).to(torch.float32) if self.to_bgr255 else pixels.to(torch.float32).div_(255)
+        """Return new float32 (N, 3, H, W) of uint8 or float32 RGB pixels (N, 3, H, W), in the same memory format."""
+        tensors = pixels.flip(1).to(torch.float32) if self.to_bgr255 else pixels.to(torch.float32, copy=True).div_(255)
         # Use plain numbers: the host would have to copy a tensor of constants to the device, and wait for the copy.
         for channel, mean, std in zip(tensors.unbind(1), self.mean, self.std, strict=True):
             channel.sub_(mean)
@@ -63,9 +65,10 @@ class PixelNormalization:
 
 @dataclass(frozen=True, eq=False)
 class ByteImages:
-    """A padded batch of 8-bit RGB images (N, 3, H, W), moved as bytes and normalized on the network's device.
+    """A padded batch of RGB images (N, 3, H, W) in 0 to 255, which are normalized on the network's device.
 
-    Each image stands at the top left; the padding may hold any value. `image_sizes` are without padding.
+    Pixels are uint8, or float32 where resizing does not round them (INPUT.RESIZE torchvision). Each image stands at the
+    top left; the padding may hold any value. `image_sizes` are without padding.
     """
 
     pixels: Tensor
@@ -85,11 +88,11 @@ class ByteImages:
         return ByteImages(self.pixels[part], self.image_sizes[part], self.normalization)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ByteImages:
-        """Return the bytes on `device`; with `non_blocking` the host does not wait for a copy from pinned memory."""
+        """Return the pixels on `device`; with `non_blocking` the host does not wait for a copy from pinned memory."""
         return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ByteImages:
-        """Return the bytes in page-locked memory, from which a GPU copies while the program goes on."""
+        """Return the pixels in page-locked memory, from which a GPU copies while the program goes on."""
         return replace(self, pixels=self.pixels.pin_memory())
 
     def normalize(self, memory_format: torch.memory_format = torch.contiguous_format) -> ImageList:
@@ -101,10 +104,29 @@ class ByteImages:
         return ImageList(tensors, self.image_sizes)
 
 
+@dataclass(frozen=True, eq=False)
+class ImageViews:
+    """Batches of the same images, each resized otherwise or mirrored, for test-time augmentation.
+
+    `flipped` tells for each of `views` whether its images are mirrored from left to right; the first is not.
+    """
+
+    views: tuple[ByteImages, ...]
+    flipped: tuple[bool, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageViews:
+        """Return the bytes on `device`, see `ByteImages.to`."""
+        return replace(self, views=tuple(view.to(device, non_blocking) for view in self.views))
+
+    def pin_memory(self) -> ImageViews:
+        """Return the bytes in page-locked memory, see `ByteImages.pin_memory`."""
+        return replace(self, views=tuple(view.pin_memory() for view in self.views))
+
+
 def to_byte_images(
     images: Sequence[Tensor], normalization: PixelNormalization, size_divisible: int = 0, at_least: Size = (0, 0)
 ) -> ByteImages:
-    """Gather 8-bit RGB images, at least one (H, W, 3), into one channels-last batch.
+    """Gather RGB images of one dtype, at least one (H, W, 3), into one channels-last batch.
 
     The batch is as large as the largest image and `at_least` (height, width), rounded up as in `padded_size`.
     """
@@ -113,7 +135,9 @@ def to_byte_images(
 
 
 def to_image_list(images: ImageList | ByteImages | Tensor | Sequence[Tensor], size_divisible: int = 0) -> ImageList:
-    """Return `images` as the network takes them; raise TypeError if `images` has another form than below.
+    """Return `images` as the network takes them.
+
+    Raise TypeError if `images` has another form than below; InputError if it is `ImageViews`, for an AugmentedDetector.
 
     An `ImageList` is returned unchanged, `ByteImages` are normalized; a tensor (C, H, W) or (N, C, H, W), or a sequence
     of tensors (C, H, W), is padded to the largest image, rounded up as in `padded_size`.
@@ -130,6 +154,11 @@ def to_image_list(images: ImageList | ByteImages | Tensor | Sequence[Tensor], si
         if images.shape[-2] % step == 0 and images.shape[-1] % step == 0:
             return ImageList(images, [images.shape[-2:]] * len(images))
         images = list(images)
+    if isinstance(images, ImageViews):
+        raise InputError(
+            "A detector takes one view of an image, and TEST.BBOX_AUG.ENABLED makes several: give them to the detector "
+            "that fcos_core.engine.test_time_augmentation.make_tested_detector(cfg, model) makes."
+        )
     if not isinstance(images, Sequence) or not all(isinstance(image, Tensor) for image in images):
         raise TypeError(
             f"Images must be an ImageList, ByteImages, a tensor or a sequence of tensors, not {type(images).__name__}"

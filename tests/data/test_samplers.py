@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcos_core.data.plan import SamplePlan
+from fcos_core.data.resize import Resize
 from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
-from fcos_core.data.transforms import resized_size
 from fcos_core.errors import InputError
 
 GROUPS = st.lists(st.integers(0, 1), min_size=1, max_size=15)
@@ -110,7 +110,7 @@ def test_fixed_padded_size(sizes, height_and_width):
 def test_every_listed_size_is_drawn_and_no_other():
     for min_sizes in ((20, 50), range(20, 24)):
         plans = [planner([(40, 30)], min_sizes).plan(iteration, [0]) for iteration in range(1, 61)]
-        assert {plan.samples[0].size for plan in plans} == {resized_size((40, 30), s, 1333) for s in min_sizes}
+        assert {plan.samples[0].size for plan in plans} == {Resize().size((40, 30), s, 1333) for s in min_sizes}
 
 
 @pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
@@ -140,7 +140,7 @@ def test_a_replacement_has_the_same_draws_and_fits_the_padded_size(sizes, seed, 
     assert (replaced.index, replaced.flip, replaced.min_size) == (1, plan.samples[0].flip, plan.samples[0].min_size)
     width, height = replaced.size
     assert 1 <= width <= max(plan.padded_size[1], 1) and 1 <= height <= max(plan.padded_size[0], 1)
-    wanted = resized_size(sizes[1], replaced.min_size, 1333)
+    wanted = Resize().size(sizes[1], replaced.min_size, 1333)
     if wanted[0] <= plan.padded_size[1] and wanted[1] <= plan.padded_size[0]:
         assert replaced.size == wanted
 
@@ -219,17 +219,17 @@ def pixels(plan) -> int:
 )
 def test_testing_takes_each_image_once_in_batches_of_one_padded_size_for_any_processes(sizes, limit, world_size):
     test_planner = planner(np.array(sizes).reshape(-1, 2), (64,), 128, 0.0)
-    whole = list(TestBatchSampler(test_planner, limit))
+    whole = list(TestBatchSampler([test_planner], limit))
     samples = sorted((sample for plan in whole for sample in plan.samples), key=lambda sample: sample.index)
-    assert samples == [SamplePlan(i, resized_size(size, 64, 128), False, 64) for i, size in enumerate(sizes)]
+    assert samples == [SamplePlan(i, Resize().size(size, 64, 128), False, 64) for i, size in enumerate(sizes)]
     for plan in whole:
         # Every image is padded as it would be alone.
         assert {test_planner.plan(0, [sample.index]).padded_size for sample in plan.samples} == {plan.padded_size}
         assert 1 <= len(plan.samples) <= limit
     partial = Counter(plan.padded_size for plan in whole if len(plan.samples) < limit)
     assert max(partial.values(), default=0) <= 1
-    shares = [list(TestBatchSampler(test_planner, limit, rank, world_size)) for rank in range(world_size)]
-    assert [len(TestBatchSampler(test_planner, limit, rank, world_size)) for rank in range(world_size)] == [
+    shares = [list(TestBatchSampler([test_planner], limit, rank, world_size)) for rank in range(world_size)]
+    assert [len(TestBatchSampler([test_planner], limit, rank, world_size)) for rank in range(world_size)] == [
         len(share) for share in shares
     ]
     assert sorted(chain.from_iterable(shares), key=whole.index) == whole
@@ -242,7 +242,7 @@ def test_testing_takes_each_image_once_in_batches_of_one_padded_size_for_any_pro
 def test_testing_computes_nothing_for_another_image_and_repeats_few_sizes():
     # At 800 pixels, 640x480 becomes 1066x800, padded to 1088x800: one padded size for each orientation.
     mixed = planner([(640, 480), (480, 640), (640, 480)] * 20, (800,), 1333, 0.0)
-    plans = list(TestBatchSampler(mixed, 8))
+    plans = list(TestBatchSampler([mixed], 8))
     assert [(plan.padded_size, len(plan.samples)) for plan in plans] == [
         *[((800, 1088), 8)] * 5,
         *[((1088, 800), 8)] * 2,

@@ -104,6 +104,15 @@ def test_bytes_are_left_as_they_were():
     assert torch.equal(images.pixels, before)
 
 
+@pytest.mark.parametrize("normalization", [BGR, RGB])
+def test_floats_in_0_to_255_are_taken_as_bytes_are_and_left_as_they_were(normalization):
+    images = byte_images(normalization)
+    floats = ByteImages(images.pixels.float() + 0.25, SIZES, normalization)
+    before = floats.pixels.clone()
+    torch.testing.assert_close(floats.normalize().tensors, normalized_one_by_one(floats), rtol=0, atol=0)
+    assert torch.equal(floats.pixels, before)
+
+
 def test_gathered_bytes_are_padded_with_zeros_and_channels_last():
     first, second = torch.ones(33, 60, 3, dtype=torch.uint8), torch.full((20, 64, 3), 2, dtype=torch.uint8)
     images = to_byte_images([first, second], RGB, size_divisible=32, at_least=(65, 10))
