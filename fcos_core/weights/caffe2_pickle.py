@@ -18,7 +18,7 @@ _NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 def read_blobs(file: BinaryIO) -> dict[str, Any]:
-    """Read the pickled dict in `file`, or the dict under its key "blobs": blob name to value.
+    """Read the pickled dict in `file`, or the dict under its key "blobs" or "model": blob name to value.
 
     Arrays are `PickledArray`s. Raise RefusedPickle if the pickle names anything but numpy's arrays and OrderedDict, or
     is no dict of named blobs, or claims more than the file holds. On damaged data pickle may raise any other exception.
@@ -26,8 +26,9 @@ def read_blobs(file: BinaryIO) -> dict[str, Any]:
     check_pickle(file, os.fstat(file.fileno()).st_size)
     file.seek(0)
     content = _Unpickler(file, encoding="latin1").load()
-    if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
-        content = content["blobs"]
+    for key in ("blobs", "model"):  # of Caffe2 and of detectron2
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise RefusedPickle("it does not hold a dict of named blobs")
     return content

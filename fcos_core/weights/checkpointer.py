@@ -15,7 +15,9 @@ from fcos_core.config.paths_catalog import weights_source
 from fcos_core.errors import InputError
 from fcos_core.utils import comm
 from fcos_core.utils.files import replacing
-from fcos_core.weights.checkpoint_meta import CATEGORIES, CONFIG, CheckpointMeta, meta_of, read_meta
+from fcos_core.weights.checkpoint_meta import CATEGORIES, CONFIG, CONVENTIONS, CheckpointMeta, meta_of, read_meta
+from fcos_core.weights.importing import import_weights, recognize
+from fcos_core.weights.safetensors_file import is_safetensors
 from fcos_core.weights.state_dict_file import (
     find_weights,
     load_state_dict_file,
@@ -102,8 +104,10 @@ class DetectronCheckpointer:
         return self._load_states(f, matching) if f and matching else {}
 
     def load_weights(self, f: str) -> WeightMatching | None:
-        """Load weights, and nothing else, from `f`: a .pth or Caffe2 .pkl file, a URL or a catalog:// name.
+        """Load weights, and nothing else, from `f`: a .pth, .safetensors or .pkl file, a URL or a name.
 
+        A name is zoo://NAME, hf://ORGANIZATION/REPOSITORY/FILE or catalog://NAME. Files of other frameworks are
+        recognized; a warning says if the config does not have the conventions that they were trained under.
         An empty `f` leaves the model unchanged; then return None. Raise InputError if `f` cannot be found or read, or
         is of another model; the model is unchanged then.
         """
@@ -113,9 +117,11 @@ class DetectronCheckpointer:
             self.logger.info("No weights given: training starts from random initialization")
             mark_untrained(model, None)
             return None
-        matching = load_matching_weights(model, load_state_dict_file(f), f, self.logger)
+        loaded, meta = load_state_dict_file(f), read_meta(f)
+        state = import_weights(model, loaded, f, meta, self.cfg, self.logger)
+        matching = load_matching_weights(model, state, f, self.logger)
         mark_untrained(model, matching)
-        self._describe(read_meta(f), has_classes=any("cls_logits" in key for key in matching.loaded))
+        self._describe(meta, has_classes=any("cls_logits" in key for key in matching.loaded))
         return matching
 
     def resume(self) -> dict[str, Any] | None:
@@ -152,8 +158,10 @@ class DetectronCheckpointer:
     def _load_states(self, f: str, matching: WeightMatching) -> dict[str, Any]:
         """Load optimizer and scheduler of `f`, whose weights are loaded; return its other values, {} if it has none."""
         path = find_weights(weights_source(f, getattr(self.cfg, "PATHS_CATALOG", "")))
-        content = {} if path.lower().endswith(".pkl") else read_checkpoint(path)
+        content = {} if path.lower().endswith(".pkl") or is_safetensors(path) else read_checkpoint(path)
         if not isinstance(content, dict) or "model" not in content or matching.missing or matching.mismatched:
+            return {}
+        if recognize(state_dict_of(content, path), path):  # the optimizer is another framework's
             return {}
         states = {name: part for name, part in self._parts().items() if name != "model" and name in content}
         for name, part in states.items():
@@ -239,7 +247,7 @@ class DetectronCheckpointer:
 
     def _extra_of(self, content: dict[str, Any]) -> dict[str, Any]:
         """Return what a script has saved beside the states of the parts."""
-        others = (*self._parts(), *_STATES, CONFIG, CATEGORIES)
+        others = (*self._parts(), *_STATES, CONFIG, CATEGORIES, CONVENTIONS)
         return {name: value for name, value in content.items() if name not in others}
 
     def _read_newest(self) -> tuple[str, Any]:

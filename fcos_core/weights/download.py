@@ -19,7 +19,8 @@ from fcos_core.utils.files import replacing
 from fcos_core.utils.text import HIDDEN, printable, without_secrets
 from fcos_core.weights.file_kind import START, never_weights
 
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
+# Start of the SHA-256 of the content in the name of a published file.
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
 # Characters that a URL may hold as they are; quoting escapes all others, such as spaces and accents.
 _URL_CHARACTERS = "/%:=&?~+!$,;'@()*[]"
 # A server that sends nothing for so many seconds counts as dead.
@@ -70,7 +71,7 @@ def cached_path(url: str) -> str:
     if the URL is malformed or names no file.
     """
     name = _plain_name(url)
-    if not _split(url).fragment and not _HASH_IN_NAME.search(name):
+    if not _split(url).fragment and not HASH_IN_NAME.search(name):
         stem, extension = os.path.splitext(name)
         name = f"{stem}-{_identity(url)[:8]}{extension}"
     return _in_cache(name)
@@ -184,7 +185,7 @@ def _fetch(url: str, path: str) -> None:
 
 
 def _check_hash(url: str, digest: str) -> None:
-    stated = _HASH_IN_NAME.search(_plain_name(url)) or _HASH_IN_NAME.search(_split(url).path)
+    stated = HASH_IN_NAME.search(_plain_name(url)) or HASH_IN_NAME.search(_split(url).path)
     if stated and not digest.startswith(stated[1]):
         raise ValueError(f"its SHA-256 starts with {digest[: len(stated[1])]}, but its name says {stated[1]}")
 

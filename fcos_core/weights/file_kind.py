@@ -5,6 +5,8 @@ import os
 import re
 import zipfile
 
+from fcos_core.weights.safetensors_file import begins_as_safetensors
+
 # Bytes at the start of a file that the functions below look at.
 START = 1024
 
@@ -47,7 +49,7 @@ def never_weights(start: bytes) -> str:
 
 
 def foreign_kind(path: str, start: bytes) -> str:
-    """Say what the file is and how to get weights from it; "" if it may be PyTorch's or a pickle.
+    """Say what the file is and how to get weights from it; "" if it may be PyTorch's, a .safetensors or a pickle.
 
     Args:
         path: the file.
@@ -56,11 +58,8 @@ def foreign_kind(path: str, start: bytes) -> str:
     if wrong := never_weights(start):
         return wrong
     size = os.path.getsize(path)
-    if 0 < int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
-        return (
-            "a safetensors file, which is not read here; convert it once: from safetensors.torch import load_file; "
-            "torch.save({'model': load_file('FILE.safetensors')}, 'FILE.pth')"
-        )
+    if begins_as_safetensors(start, size):
+        return ""
     for pattern, kind, advice in _KINDS:
         if re.match(pattern, start, re.DOTALL):
             return f"{kind}; {advice}"

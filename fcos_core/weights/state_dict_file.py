@@ -1,4 +1,4 @@
-"""Read weights from .pth and Caffe2 .pkl files, URLs and catalog:// names."""
+"""Read weights from .pth, .safetensors and Caffe2 .pkl files, URLs, and names such as zoo://NAME."""
 
 import os
 import re
@@ -12,20 +12,23 @@ import torch
 from fcos_core.config.paths_catalog import weights_url
 from fcos_core.errors import InputError
 from fcos_core.utils.text import without_secrets
+from fcos_core.weights import hub, zoo
 from fcos_core.weights.caffe2_names import key_of_blob
 from fcos_core.weights.caffe2_pickle import RUNS_CODE, PickledArray, read_blobs
 from fcos_core.weights.download import download
 from fcos_core.weights.file_kind import START, foreign_kind
 from fcos_core.weights.pickle_check import RefusedPickle, check_torch_file
+from fcos_core.weights.safetensors_file import is_safetensors, read_safetensors
 
 
 def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
-    """Load the state dict of `source` (file, http(s):// URL or catalog:// name), on the CPU, in the file's dtypes.
+    """Load the state dict of `source` (file, http(s):// URL or name), on the CPU, in the file's dtypes.
 
-    A file whose name ends in .pkl is a Caffe2 pickle, unless torch.save wrote it; its blobs get the keys of the ResNet
-    body. Any other file is PyTorch's: a state dict, alone or under "model" or "state_dict", its keys with or without
-    "module.". No code that a file names is run. Raise InputError if `source` cannot be found or downloaded, is damaged,
-    of another program, out of proportion to its size, holds no state dict, or names code to run.
+    A file whose name ends in .pkl is a pickle of arrays, unless torch.save wrote it; Caffe2's blobs get the keys of the
+    ResNet body. Any other file is a .safetensors file or PyTorch's: a state dict, alone or under "model" or
+    "state_dict", its keys with or without "module.". No code that a file names is run. Raise InputError if `source`
+    cannot be found or downloaded, is damaged, of another program, out of proportion to its size, holds no state dict,
+    or names code to run.
     """
     path = find_weights(source)
     if path.lower().endswith(".pkl"):
@@ -34,7 +37,7 @@ def load_state_dict_file(source: str) -> dict[str, torch.Tensor]:
 
 
 def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
-    """Load the moving average of the weights ("ema") from the training state `source`, a file, URL or catalog:// name.
+    """Load the moving average of the weights ("ema") from the training state `source`, a file, URL or name.
 
     Raise InputError as `load_state_dict_file` does, or if the file holds no average.
     """
@@ -49,28 +52,37 @@ def load_averaged_state_dict_file(source: str) -> dict[str, torch.Tensor]:
 
 
 def find_weights(source: str) -> str:
-    """Return the path of `source`; download a URL or catalog:// name once, and raise InputError if this fails."""
+    """Return the path of `source`, downloaded once if it is a URL or a catalog://, zoo:// or hf:// name.
+
+    Raise InputError if the name is unknown or the download fails.
+    """
+    if source.startswith(hub.SCHEME):
+        return hub.download_from_hub(source)
     if source.startswith("catalog://"):
         source = weights_url(source)
+    elif source.startswith(zoo.SCHEME):
+        source = zoo.zoo_url(source)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", source)
     if not scheme:
         return source
     if scheme[1].lower() not in ("http", "https"):
         raise InputError(
-            f"'{without_secrets(source)}': {scheme[1]}: is not downloaded, only http:// and https:// are. Download the "
-            "file yourself and name it in MODEL.WEIGHT."
+            f"'{without_secrets(source)}': {scheme[1]}: is not downloaded, only http://, https://, zoo:// and hf:// "
+            "are. Download the file yourself and name it in MODEL.WEIGHT."
         )
     return download(source)
 
 
 def read_checkpoint(path: str) -> Any:
-    """Read a PyTorch file of tensors and plain Python values, on the CPU.
+    """Read a PyTorch or .safetensors file of tensors and plain Python values, on the CPU.
 
-    Raise InputError if the file is missing, empty, damaged, no PyTorch file, out of proportion to its size, or names
+    Raise InputError if the file is missing, empty, damaged, of another kind, out of proportion to its size, or names
     code to run.
     """
     _check_file(path)
     try:
+        if is_safetensors(path):
+            return read_safetensors(path)
         check_torch_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     # torch raises nearly any exception on a damaged file, from KeyError to OSError.
@@ -112,7 +124,7 @@ def reason_of(error: Exception) -> str:
 
 def _read_caffe2(path: str) -> dict[str, torch.Tensor]:
     _check_file(path)
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path) or is_safetensors(path):
         return state_dict_of(read_checkpoint(path), path)
     state = {}
     left = os.path.getsize(path)
@@ -142,7 +154,7 @@ def _check_file(path: str) -> None:
     if not os.path.exists(path):
         raise InputError(
             f"The weights file '{path}' does not exist (absolute path: {os.path.abspath(path)}); check the path, "
-            "or give a URL or a catalog:// name."
+            "or give a URL or a zoo:// name."
         )
     try:
         # Opening a pipe would wait for ever.

@@ -9,7 +9,8 @@ import torch
 from fcos_core.errors import InputError
 from fcos_core.utils.text import Block, printable
 
-_BODY = "backbone.body."
+# Prefix of the body's keys in a detector.
+BODY = "backbone.body."
 _HEAD = "rpn."
 # Keys of classifiers, which ImageNet files of HRNet and ResNet hold beside the body.
 _CLASSIFIERS = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.", "fc.")
@@ -38,8 +39,8 @@ class WeightMatching:
     @property
     def is_normal(self) -> bool:
         """True if no warning is due: every key has its counterpart, or the file holds exactly a backbone body."""
-        only_body = all(key.startswith(_BODY) for key in self.loaded)
-        whole_body = not any(key.startswith(_BODY) for key in self.missing)
+        only_body = all(key.startswith(BODY) for key in self.loaded)
+        whole_body = not any(key.startswith(BODY) and not _is_offset(key) for key in self.missing)
         return not self.unexpected and not self.mismatched and (not self.missing or (only_body and whole_body))
 
     def table(self, source: str) -> Block:
@@ -154,8 +155,8 @@ def match_state_dicts(model: Mapping[str, torch.Tensor], state: Mapping[str, tor
             matching.missing.append(key)
     used = set(pairs.values())
     unused = [key for key in state if key not in used]
-    matching.not_wanted = [key for key in unused if key.startswith(_CLASSIFIERS)]
-    matching.unexpected = [key for key in unused if not key.startswith(_CLASSIFIERS) and not _is_counter(key)]
+    matching.not_wanted = [key for key in unused if is_of_classifier(key)]
+    matching.unexpected = [key for key in unused if not is_of_classifier(key) and not _is_counter(key)]
     return matching
 
 
@@ -163,12 +164,17 @@ def match_keys(model_keys: Iterable[str], file_keys: Iterable[str]) -> dict[str,
     """Return the file key of each model key that has one.
 
     A file key matches a model key that equals it or ends in "." and it; the longest match wins. If one file key is
-    the best match of several model keys, the shortest of them gets it: a stem's `conv1.weight` goes to no block.
+    the best match of several model keys, the shortest of them gets it: a stem's `conv1.weight` goes to no block. The
+    convolution X.conv beside the offsets X.offset of a deformable layer also takes the plain convolution X of a file.
     """
-    file_keys = set(file_keys)
+    file_keys, model_keys = set(file_keys), list(model_keys)
+    deformable = {key.removesuffix("offset.weight") for key in model_keys if key.endswith(".offset.weight")}
     model_key_of: dict[str, str] = {}
     for model_key in model_keys:
-        file_key = next((suffix for suffix in _suffixes(model_key) if suffix in file_keys), None)
+        layer, found, parameter = model_key.rpartition("conv.")
+        plain = [layer + parameter] if found and layer in deformable else []
+        suffixes = sorted((suffix for name in [model_key, *plain] for suffix in _suffixes(name)), key=len, reverse=True)
+        file_key = next((suffix for suffix in suffixes if suffix in file_keys), None)
         if file_key is not None:
             model_key_of[file_key] = min(model_key_of.get(file_key, model_key), model_key, key=len)
     return {model_key: file_key for file_key, model_key in model_key_of.items()}
@@ -191,16 +197,23 @@ def check_same_model(
             f"'{source}' is of another model: '{key}' is {_shape(theirs)} in the file and {_shape(ours)} in the "
             f"model, and {len(differing) - 1} more differ; {advice}."
         )
-    lacking = [key for key in matching.missing if key.startswith(_BODY) and not _is_statistic(key)]
+    lacking = [
+        key for key in matching.missing if key.startswith(BODY) and not _is_statistic(key) and not _is_offset(key)
+    ]
     # ImageNet files name the parts of the body without its prefix: layer3.22.conv1.weight.
-    parts = {key.removeprefix(_BODY).partition(".")[0] for key in model if key.startswith(_BODY)}
-    foreign = [key for key in matching.unexpected if key.startswith(_BODY) or key.partition(".")[0] in parts]
+    parts = {key.removeprefix(BODY).partition(".")[0] for key in model if key.startswith(BODY)}
+    foreign = [key for key in matching.unexpected if key.startswith(BODY) or key.partition(".")[0] in parts]
     if lacking or foreign:
         raise InputError(
             f"'{source}' is of another model: its backbone lacks {len(lacking)} parameters of the model"
             f"{_for_example(lacking)} and has {len(foreign)} that the model lacks{_for_example(foreign)}; "
             f"{advice}."
         )
+
+
+def is_of_classifier(key: str) -> bool:
+    """Return True for a key of the layers that an ImageNet file has behind the body."""
+    return key.startswith(_CLASSIFIERS)
 
 
 def _suffixes(key: str) -> Iterator[str]:
@@ -215,6 +228,11 @@ def _is_statistic(key: str) -> bool:
 
 def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
+
+
+def _is_offset(key: str) -> bool:
+    """Return True for the layer of a deformable convolution that no ImageNet file has: its offsets begin untrained."""
+    return ".offset." in key
 
 
 def _shape(size: torch.Size) -> str:

@@ -1,18 +1,16 @@
 import logging
 import pickle
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from layouts import LAYOUTS, layout, needs_layouts, zeros
 
 from fcos_core.errors import InputError
 from fcos_core.weights.state_dict_file import load_state_dict_file
 from fcos_core.weights.weight_matching import load_matching_weights, match_keys, match_state_dicts
 
-LAYOUTS = Path(__file__).resolve().parents[2].parent / "shared" / "parity" / "layouts"
-needs_layouts = pytest.mark.skipif(not LAYOUTS.is_dir(), reason="the layouts of released models are not here")
 # Caffe2's names of the parameters in a block of the body.
 TO_BLOB = {
     "conv1.weight": "branch2a_w",
@@ -39,17 +37,6 @@ class Model(torch.nn.Module):
 
     def state_dict(self):
         return self.tensors
-
-
-def layout(name):
-    """Return key to shape of a released model."""
-    rows = (line.split() for line in (LAYOUTS / f"{name}.txt").read_text().splitlines())
-    return {key: () if shape == "scalar" else tuple(map(int, shape.split("x"))) for key, shape in rows}
-
-
-def zeros(shapes):
-    """Make tensors of these shapes that store one number each, which keeps the large layouts fast."""
-    return {key: torch.zeros(1).expand(shape) if shape else torch.zeros(()) for key, shape in shapes.items()}
 
 
 def body_of(shapes):
@@ -336,3 +323,36 @@ def test_numbers_that_no_training_leaves_are_warned_of(key, value, caplog):
     matching = load_matching_weights(Model(small(*keys)), state, "w.pth", logging.getLogger("matching-test"))
     assert matching.unusable == [key]
     assert f"'w.pth' has NaN, infinite numbers or negative variances in 1 tensors: {key}." in caplog.text
+
+
+def test_a_plain_convolution_goes_into_a_deformable_one(caplog):
+    deformable = ("backbone.body.layer2.0.conv2", "rpn.head.cls_tower.9")
+    model = small(BODY[0], "backbone.fpn.inner.conv.weight", *(f"{layer}.conv.weight" for layer in deformable))
+    model.update(small(*(f"{layer}.offset.{name}" for layer in deformable for name in ("weight", "bias"))))
+    body = small("conv.weight", "layer2.0.conv2.weight")
+    _, matching, record = load(model, body, caplog)
+    assert matching.loaded == {
+        BODY[0]: "conv.weight",
+        "backbone.body.layer2.0.conv2.conv.weight": "layer2.0.conv2.weight",
+    }
+    # Offsets, which no file of a body has, keep their initialization.
+    assert record.levelno == logging.INFO and "backbone.body.layer2.0.conv2.offset.weight" in matching.missing
+    plain = {BODY[0]: "", "backbone.fpn.inner.conv.weight": "", **{f"{layer}.weight": "" for layer in deformable}}
+    assert list(match_keys(model, plain).values()) == list(plain)
+    # The longest name wins, and what is not deformable takes no other layer's weights.
+    assert match_keys([f"{deformable[0]}.conv.weight"], plain) == {}
+    both = [f"{deformable[0]}.conv.weight", f"{deformable[0]}.weight"]
+    assert match_keys(model, both) == {both[0]: both[0]}
+
+
+@needs_layouts
+def test_caffe2_file_into_deformable_stages(tmp_path):
+    ours, plain = layout("imprv_dcnv2_R_50"), layout("R_50_5l")
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps(caffe2_blobs({key: (number,) for number, key in enumerate(plain)})))
+    matching = match_state_dicts({key: torch.empty(1) for key in ours}, load_state_dict_file(str(path)))
+    loaded = [*matching.loaded, *(key for key, _, _ in matching.mismatched)]
+    assert sorted(loaded) == sorted(
+        key for key in ours if ".body." in key and "running" not in key and ".offset." not in key
+    )
+    assert not matching.unexpected
