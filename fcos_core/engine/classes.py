@@ -65,7 +65,9 @@ def _fine_tune(dataset: Any, names: Sequence[str]) -> None:
 
 def _check_count(model: nn.Module, dataset: Any) -> None:
     """Raise InputError if a detector without class names has not as many classes as `dataset` lists."""
-    detector = getattr(model, "detector", unwrapped(model))  # the first is in a CompiledDetector
+    detector = unwrapped(model)
+    while hasattr(detector, "detector"):  # of a CompiledDetector or an AugmentedDetector
+        detector = detector.detector
     layer = getattr(getattr(getattr(detector, "rpn", None), "head", None), "cls_logits", None)
     classes, listed = getattr(layer, "out_channels", None), len(dataset.category_names)
     if classes is None or not listed or listed == classes:

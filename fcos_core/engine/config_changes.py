@@ -1,17 +1,13 @@
 """List what changed in the config between the run that saved a checkpoint and the run that resumes from it."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-import yaml
+from collections.abc import Iterator
 
 from fcos_core.config import Config
+from fcos_core.config.dumped import config_values
 from fcos_core.utils import comm
 from fcos_core.utils.text import Block, printable
 
-# Far more than any config needs; a file may hold anything.
-_MOST_VALUES = 100_000
 _NOTES = {"MODEL.WEIGHT": " (not read: the weights come from the checkpoint)"}
 
 logger = logging.getLogger(__name__)
@@ -34,7 +30,7 @@ def log_changes(cfg: Config, former: str | None, path: str) -> None:
         return
     try:
         changes = list(find_changes(former, cfg.dump()))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         logger.warning("The config in %s cannot be read: %s", path, error)
         return
     if changes:
@@ -48,36 +44,10 @@ def find_changes(former: str, present: str) -> Iterator[tuple[str, str, str]]:
     A key that only one of them has is shown with "(not set)" for the other.
 
     Raises:
-        ValueError or yaml.YAMLError: `former` is not the YAML of a config.
+        ValueError: `former` is not the YAML of a config.
     """
-    old, new = dict(_leaves(_read(former))), dict(_leaves(_read(present)))
+    old, new = config_values(former), config_values(present)
     for key in sorted(old.keys() | new.keys()):
         values = [repr(values[key]) if key in values else "(not set)" for values in (old, new)]
         if values[0] != values[1]:
             yield printable(key), values[0], values[1]
-
-
-def _read(text: str) -> Mapping[str, Any]:
-    tree = yaml.safe_load(text)
-    if not isinstance(tree, Mapping):
-        raise ValueError("it has no sections")
-    _count(tree, _MOST_VALUES)
-    return tree
-
-
-def _count(value: Any, left: int) -> int:
-    """Subtract the number of values below `value` from `left`; a few aliases of aliases can stand for billions."""
-    if left < 0:
-        raise ValueError("it has too many values")
-    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    for child in children:
-        left = _count(child, left - 1)
-    return left
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

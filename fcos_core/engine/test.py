@@ -12,9 +12,9 @@ from fcos_core.config.paths_catalog import weights_source
 from fcos_core.data import make_data_loader
 from fcos_core.data.category_names import training_names
 from fcos_core.data.loader import BatchLoader
-from fcos_core.deploy.compiler import compile_for_inference
 from fcos_core.engine.classes import label_test_data
 from fcos_core.engine.inference import inference
+from fcos_core.engine.test_time_augmentation import make_tested_detector
 from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
 from fcos_core.evaluation.coco import LABEL_NAMES
@@ -23,7 +23,10 @@ from fcos_core.utils import comm
 from fcos_core.utils.files import check_writable
 from fcos_core.utils.process_group import check_device
 from fcos_core.weights.checkpoint_meta import read_meta
+from fcos_core.weights.checkpointer import unwrapped
+from fcos_core.weights.importing import import_weights
 from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
+from fcos_core.weights.untrained import check_trained
 from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights, unusable_sentence
 
 logger = logging.getLogger(__name__)
@@ -50,12 +53,17 @@ def test(
     Args:
         cfg: the whole config.
         data_loaders: as `test_data_loaders` makes them.
-        model: a detector on MODEL.DEVICE, which TEST.COMPILE does not apply to; None: load MODEL.WEIGHT.
+        model: a detector on MODEL.DEVICE, which TEST.COMPILE does not apply to, but TEST.BBOX_AUG does; None: load
+            MODEL.WEIGHT.
         check_expected: compare the metrics with TEST.EXPECTED_RESULTS; raise InputError if they differ.
     """
     if model is None:
         model = load_detector(cfg)
-    for data_loader in data_loaders.values():  # an error in the second should not wait for the test of the first
+    else:
+        check_trained(unwrapped(model))
+        model = make_tested_detector(cfg, model)
+    # An error in the second should not wait for the test of the first, which `inference` checks at once.
+    for data_loader in list(data_loaders.values())[1:]:
         label_test_data(model, data_loader.dataset)
     results = {}
     for name, data_loader in data_loaders.items():
@@ -81,6 +89,8 @@ def _results_folder(cfg: Config, dataset_name: str) -> str:
 def load_detector(cfg: Config) -> nn.Module:
     """Build the detector on MODEL.DEVICE in evaluation mode and load MODEL.WEIGHT; compile it if TEST.COMPILE is set.
 
+    With TEST.BBOX_AUG the result is an `AugmentedDetector`.
+
     Raise InputError if a value of the config, the device or the weights file cannot be used, or the file does not
     hold the whole detector in finite numbers.
     """
@@ -91,15 +101,14 @@ def load_detector(cfg: Config) -> nn.Module:
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE).eval()
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
     source = weights_source(cfg.MODEL.WEIGHT, cfg.PATHS_CATALOG)
-    matching = load_matching_weights(model, load(source), cfg.MODEL.WEIGHT, logger)
+    loaded, meta = load(source), read_meta(source)
+    state = import_weights(model, loaded, cfg.MODEL.WEIGHT, meta, cfg, logger)
+    matching = load_matching_weights(model, state, cfg.MODEL.WEIGHT, logger)
     _check_whole(matching, cfg)
     if matching.unusable:
         raise InputError(unusable_sentence(matching.unusable, f"'{cfg.MODEL.WEIGHT}'"))
-    names = read_meta(source).categories or training_names(cfg)
-    if cfg.TEST.COMPILE:
-        model = compile_for_inference(model, precision=cfg.TEST.PRECISION)
-    model.category_names = tuple(names)
-    return model
+    model.category_names = tuple(meta.categories or training_names(cfg))
+    return make_tested_detector(cfg, model, cfg.TEST.COMPILE)
 
 
 def _check_whole(matching: WeightMatching, cfg: Config) -> None:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fcos_core.config import Config
-from fcos_core.config.checks import check_values
+from fcos_core.config.checks import check_values, trains_batch_norm
 from fcos_core.data import make_data_loader
 from fcos_core.data.image_check import check_images
 from fcos_core.data.loader import BatchLoader
@@ -190,7 +190,7 @@ def _check(cfg: Config) -> None:
     require(fits, "SOLVER.ACCUMULATE_STEPS", solver.ACCUMULATE_STEPS, wanted)
     averaged = solver.EMA_DECAY > 0 or not test.USE_EMA
     require(averaged, "TEST.USE_EMA", test.USE_EMA, "False, or set SOLVER.EMA_DECAY above 0")
-    if solver.ACCUMULATE_STEPS > 1 and (cfg.MODEL.SYNCBN or cfg.MODEL.HRNET.TRAIN_BN):
+    if solver.ACCUMULATE_STEPS > 1 and trains_batch_norm(cfg):
         logger.warning("Trained BatchNorms compute statistics over one part of SOLVER.ACCUMULATE_STEPS at a time.")
 
 
