@@ -1,12 +1,12 @@
 """The published implementation's numbers, in float64 (../shared/parity/README.md says how each was made)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from goldens import PARITY, check_samples, load_fill, needs_parity
 
 from fcos_core.config import cfg
 from fcos_core.modeling.detector import build_detection_model
@@ -15,8 +15,6 @@ from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
 
 ROOT = Path(__file__).resolve().parents[2]
-PARITY = ROOT.parent / "shared" / "parity"
-needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason="the goldens of ../shared/parity are not here")
 
 # model: (layout, parameters, as in the table of ../shared/parity/README.md)
 MODELS = {
@@ -34,7 +32,16 @@ MODELS = {
     "fcos_hrnet_w32_6l_syncbn_2x": ("hrnet_w32_6l", 37_889_819),
     "fcos_hrnet_w40_6l_3x": ("hrnet_w40_6l", 54_136_219),
 }
-OTHER_LAYOUTS = {"fcos_X_101_32x8d_FPN_2x": "X_101_32x8d_5l", "fcos_X_101_64x4d_FPN_2x": "X_101_64x4d_5l"}
+OTHER_LAYOUTS = {
+    "fcos_X_101_32x8d_FPN_2x": "X_101_32x8d_5l",
+    "fcos_X_101_64x4d_FPN_2x": "X_101_64x4d_5l",
+    "fcos_imprv_R_50_FPN_1x": "imprv_R_50",
+    "fcos_imprv_X_101_64x4d_FPN_2x": "imprv_X_101_64x4d",
+    "fcos_imprv_dcnv2_R_50_FPN_1x": "imprv_dcnv2_R_50",
+    "fcos_imprv_dcnv2_X_101_64x4d_FPN_2x": "imprv_dcnv2_X_101_64x4d",
+    "fcos_bn_bs16_MNV2_FPN_1x": "bn_MNV2",
+}
+LAYOUTS = {**{name: layout for name, (layout, _) in MODELS.items()}, **OTHER_LAYOUTS}
 
 
 def build(name, opts=()):
@@ -46,10 +53,7 @@ def build(name, opts=()):
 
 @pytest.fixture(scope="module")
 def fill():
-    spec = importlib.util.spec_from_file_location("fill", PARITY / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_fill()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def test_parameters_of_the_table(name):
 
 
 @needs_parity
-@pytest.mark.parametrize(("name", "layout"), [*((n, m[0]) for n, m in MODELS.items()), *OTHER_LAYOUTS.items()])
+@pytest.mark.parametrize(("name", "layout"), LAYOUTS.items())
 def test_state_dict_layout(name, layout):
     with torch.device("meta"):
         _, model = build(name)
@@ -87,7 +91,7 @@ def golden_names():
 @needs_parity
 @pytest.mark.parametrize("layout", golden_names())
 def test_outputs_and_gradients(layout, fill, batch):
-    name = next(name for name, (its_layout, _) in MODELS.items() if its_layout == layout)
+    name = next(name for name, its_layout in LAYOUTS.items() if its_layout == layout)
     golden = json.loads((PARITY / f"{layout}.golden.json").read_text())
     images, targets = batch
     _, model = build(name)
@@ -112,13 +116,6 @@ def test_outputs_and_gradients(layout, fill, batch):
     sum(losses.values()).backward()
     norms = {n: p.grad.norm().item() for n, p in model.named_parameters() if p.requires_grad}
     assert norms == pytest.approx(golden["grad_norms"], rel=1e-5)
-
-
-def check_samples(levels, golden, seed, count):
-    assert [list(level.shape) for level in levels] == [level["shape"] for level in golden]
-    for level, expected in zip(levels, golden, strict=True):
-        index = np.random.RandomState(seed).randint(0, level.numel(), count)
-        np.testing.assert_allclose(level.flatten()[index], expected["sample"], rtol=1e-5)
 
 
 @pytest.mark.slow
