@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DEMO := configs/demo/shapes.yaml
 # Tests of several processes wait for each other much of the time: three workers keep two cores busy.
 TEST_WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
+# Each worker takes a file at a time, in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-slow lint cuda-kernels clean
 
@@ -36,10 +38,10 @@ demo/shapes/pictures: demo/shapes/inference/shapes_val/coco_results.json
 	$(BIN)/python tools/draw_detections.py --config-file $(DEMO)
 
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m slow
+	$(PYTEST) -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -18,11 +18,26 @@ from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ImageList
 
 IMAGES, SIDE = 6, 64
-HRNET = {"WIDTH": 4, "STEM_CHANNELS": 8, "STAGE1_CHANNELS": 4, "NUM_MODULES": (1,) * 4, "NUM_BLOCKS": (1,) * 4}
+HRNET = {
+    **{"WIDTH": 4, "STEM_CHANNELS": 8, "STAGE1_CHANNELS": 4},
+    **{"NUM_MODULES": (1,) * 4, "NUM_BLOCKS": (1,) * 4, "NUM_BRANCHES": (1, 2, 2, 2)},
+}
+# Options of later FCOS, which change the normalizers.
+LATER = {
+    "CENTER_SAMPLING_RADIUS": 1.5,
+    "IOU_LOSS_TYPE": "giou",
+    "NORM_REG_TARGETS": True,
+    "CENTERNESS_ON_REG": True,
+    "USE_DCN_IN_TOWER": True,
+    "LOSS_NORMALIZER": "positives",
+}
+LATER = [word for key, value in LATER.items() for word in (f"MODEL.FCOS.{key}", value)]
 KINDS = {
     "HRNet": ("MODEL.BACKBONE.CONV_BODY", "HRNET"),
-    "HRNet, SyncBN": ("MODEL.BACKBONE.CONV_BODY", "HRNET", "MODEL.SYNCBN", True),
-    "ResNet": ("MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 64),
+    "HRNet, SyncBN, IoU quality": (
+        *("MODEL.BACKBONE.CONV_BODY", "HRNET", "MODEL.SYNCBN", True, "MODEL.FCOS.BOX_QUALITY", "iou", *LATER),
+    ),
+    "ResNet, later FCOS": ("MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 64, *LATER),
 }
 
 
@@ -70,8 +85,8 @@ def serve(rank, world_size, folder, pipe):
     while (task := pipe.recv()) is not None:
         try:
             losses, gradients = take(rank, *task)
-            # Arrays travel by value: a tensor's memory would go with the process.
-            pipe.send((losses.numpy(), [gradient.numpy() for gradient in gradients]))
+            # Arrays travel by value: a tensor's memory would go with the process. DDP gives all the same gradients.
+            pipe.send((losses.numpy(), [gradient.numpy() for gradient in gradients if rank == 0]))
         except Exception:
             pipe.send(traceback.format_exc())
     dist.destroy_process_group()
@@ -81,7 +96,7 @@ class Processes:
     """Processes of one group that take shares of batches."""
 
     def __init__(self, world_size, folder):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
         self.pipes, self.processes = [], []
         for rank in range(world_size):
             pipe, its_end = context.Pipe()

@@ -38,7 +38,7 @@ def start(tmp_path):
     started = []
 
     def begin(timeout, seconds):
-        process = multiprocessing.get_context("spawn").Process(target=loop, args=(tmp_path, timeout, seconds))
+        process = multiprocessing.get_context("forkserver").Process(target=loop, args=(tmp_path, timeout, seconds))
         process.start()
         started.append(process)
         end = time.monotonic() + LONG

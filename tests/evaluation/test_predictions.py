@@ -73,7 +73,7 @@ def work(rank, folder):
 
 
 def test_processes_hand_their_detections_to_the_first(tmp_path):
-    mp.spawn(work, args=(str(tmp_path),), nprocs=len(SHARES))
+    mp.start_processes(work, args=(str(tmp_path),), nprocs=len(SHARES), start_method="forkserver")
     first, *others = (pickle.loads((tmp_path / f"{rank}.pkl").read_bytes()) for rank in range(len(SHARES)))
     assert_same(first, {index: detections(index, 3 * index) for index in range(5)})
     assert others == [None, None]

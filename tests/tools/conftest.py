@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 import yaml
+from forked import ForkedCommand
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,8 +92,8 @@ class Workspace:
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(self.config))
 
     def start(
-        self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = "", host: str = ""
-    ) -> subprocess.Popen:
+        self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = "", host: str = "", fork: bool = True
+    ) -> subprocess.Popen | ForkedCommand:
         """Start tools/TOOL with this config in the repository, with one thread per process.
 
         Args:
@@ -100,23 +102,47 @@ class Workspace:
             launcher: words between Python and the tool.
             gpus: numbers of the GPUs that the command sees.
             host: network namespace of the command; its interface to other hosts has the same name.
+            fork: start without an interpreter of its own, which takes seconds less; never on GPUs.
         """
-        command = [sys.executable, *launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
+        command = [*launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": gpus}
         if host:
-            command = ["ip", "netns", "exec", host, *command]
             environment["GLOO_SOCKET_IFNAME"] = host
+        if fork and not gpus:
+            return ForkedCommand(command, environment, ROOT, host)
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+        )
 
     def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess:
         """Run a command like `start`, and wait for its end."""
-        process = self.start(*words, **options)
-        try:
-            output, error = process.communicate(timeout=300)
-        finally:
+        return finish([self.start(*words, **options)])
+
+    def run_processes(self, count: int, *words: str, **options: Any) -> subprocess.CompletedProcess:
+        """Run a command like `run` in `count` processes of one group, which a store connects as torchrun's does."""
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in {**group, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+                environment.setenv(name, value)
+            processes = []
+            for rank in map(str, range(count)):
+                environment.setenv("RANK", rank)
+                environment.setenv("LOCAL_RANK", rank)
+                processes.append(self.start(*words, **options))
+        return finish(processes)
+
+
+def finish(processes: list[subprocess.Popen | ForkedCommand]) -> subprocess.CompletedProcess:
+    """Wait for the end of all; join what they print, and return the first exit status that is a failure's."""
+    try:
+        outputs, errors = zip(*(process.communicate(timeout=300) for process in processes), strict=True)
+    finally:
+        for process in processes:
             process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, output, error)
+    status = next(filter(None, (process.returncode for process in processes)), 0)
+    return subprocess.CompletedProcess(processes[0].args, status, "".join(outputs), "".join(errors))
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +164,6 @@ def workspace(tmp_path, tiny_config, make_workspace) -> Workspace:
 def trained(tmp_path_factory, tiny_config, make_workspace) -> Workspace:
     """Make a workspace in which train_net.py has run; tests must not change it."""
     made = make_workspace(tmp_path_factory.mktemp("trained"), tiny_config)
-    made.training = made.run("train_net.py")
+    made.training = made.run("train_net.py", fork=False)
     assert made.training.returncode == 0, made.training.stderr
     return made

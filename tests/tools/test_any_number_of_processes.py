@@ -19,10 +19,9 @@ RESNET = (
 
 
 def losses(workspace, name, words, processes, gpus=""):
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
     folder = workspace.folder / name
     words = (*WORDS, *words, "OUTPUT_DIR", str(folder))
-    result = workspace.run("train_net.py", *words, launcher=launcher if processes > 1 else (), gpus=gpus)
+    result = workspace.run_processes(processes, "train_net.py", *words, gpus=gpus)
     assert result.returncode == 0, result.stderr
     return [[row[loss] for loss in LOSSES] for row in read_metrics(folder / "metrics.jsonl")]
 

@@ -158,7 +158,6 @@ def test_nonfinite_loss_stops_with_the_state_saved(workspace):
 
 
 def test_batch_not_divisible_by_processes(workspace):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29712")
-    result = workspace.run("train_net.py", "SOLVER.IMS_PER_BATCH", "3", launcher=launcher)
+    result = workspace.run_processes(2, "train_net.py", "SOLVER.IMS_PER_BATCH", "3")
     assert result.returncode == 1
     assert "error: SOLVER.IMS_PER_BATCH is 3" in result.stderr

@@ -83,7 +83,7 @@ def test_a_compiled_detector_has_the_same_results(trained, tmp_path):
 
 def test_expected_results_are_checked(trained, tmp_path):
     words = ("MODEL.WEIGHT", str(trained.out / "model_final.pth"), "OUTPUT_DIR", str(tmp_path))
-    result = trained.run("test_net.py", *words, "TEST.EXPECTED_RESULTS", '[["bbox", "AP", 0.9, 0.01]]')
+    result = trained.run("test_net.py", *words, "TEST.EXPECTED_RESULTS", '[["bbox", "AP", 0.9, 0.01]]', fork=False)
     assert result.returncode == 1
     assert "error: bbox AP is 0." in result.stderr and "expected between 0.8600 and 0.9400" in result.stderr
 
@@ -115,7 +115,7 @@ def test_local_rank_is_accepted_in_both_spellings(workspace, flag):
 
 
 def test_pictures_are_drawn(trained):
-    result = trained.run("draw_detections.py", "--count", "2", "--threshold", "0")
+    result = trained.run("draw_detections.py", "--count", "2", "--threshold", "0", fork=False)
     assert result.returncode == 0, result.stderr
     names = sorted(path.name for path in (trained.out / "pictures").rglob("*.png"))
     assert names == ["1.png", "2.png", "losses.png"]

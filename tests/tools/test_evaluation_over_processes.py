@@ -17,10 +17,9 @@ def test_tables_do_not_depend_on_the_number_of_processes(trained, workspace, tmp
     outcomes = []
     for count in (1, 2, 4):
         out = tmp_path / str(count)
-        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}") if count > 1 else ()
         evaluator = "faster_coco_eval" if count == 2 else "pycocotools"
         more = ("TEST.EVALUATOR", evaluator, "OUTPUT_DIR", str(out))
-        result = workspace.run("test_net.py", *words, *more, launcher=launcher)
+        result = workspace.run_processes(count, "test_net.py", *words, *more)
         assert result.returncode == 0, result.stderr
         results = out / "inference" / "tiny"
         table = (out / "log.txt").read_text().partition("COCO metrics")[2]

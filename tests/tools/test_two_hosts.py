@@ -62,8 +62,7 @@ def losses(folder):
 
 def test_a_cable_is_cut(workspace, hosts):
     reference = workspace.folder / "reference"
-    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    assert workspace.run("train_net.py", *WORDS, "OUTPUT_DIR", str(reference), launcher=two).returncode == 0
+    assert workspace.run_processes(2, "train_net.py", *WORDS, "OUTPUT_DIR", str(reference)).returncode == 0
 
     folders = [workspace.folder / name for name in ("first", "second")]
     trainings = start(workspace, hosts, folders)

@@ -70,7 +70,7 @@ def work(rank, folder):
 
 
 def test_two_processes(tmp_path):
-    mp.spawn(work, args=(str(tmp_path),), nprocs=PROCESSES)
+    mp.start_processes(work, args=(str(tmp_path),), nprocs=PROCESSES, start_method="forkserver")
     rounds = zip(*(pickle.loads((tmp_path / f"{rank}.pkl").read_bytes()) for rank in range(PROCESSES)), strict=True)
     for number, (main, other) in enumerate(rounds, start=1):
         assert main["who"] == (0, 2, True) and other["who"] == (1, 2, False)
