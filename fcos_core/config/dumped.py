@@ -1,9 +1,11 @@
 """Read the YAML text that `Config.dump` writes, as it stands in a checkpoint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
+
+from fcos_core.config.node import leaves
 
 # Far more values than any config needs; a file may hold anything.
 _MOST_VALUES = 100_000
@@ -16,7 +18,7 @@ def config_values(text: str) -> dict[str, Any]:
         if not isinstance(tree, Mapping):
             raise ValueError("it has no sections")
         _count(tree, _MOST_VALUES)
-        return dict(_leaves(tree))
+        return dict(leaves(tree))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
@@ -29,11 +31,3 @@ def _count(value: Any, left: int) -> int:
     for child in children:
         left = _count(child, left - 1)
     return left
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

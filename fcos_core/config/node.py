@@ -46,7 +46,7 @@ class Config(CfgNode):
 
     def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
         """Merge another config, such as one that `load_cfg` returns."""
-        for key, value in _leaves(cfg_other):
+        for key, value in leaves(cfg_other):
             self._set(key, value, "merged config")
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
@@ -115,10 +115,11 @@ class Config(CfgNode):
         return InputError(f"{where}: unknown config key {shown(key)}; the nearest known key is '{near}'.")
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key of a tree of sections, as a dotted name, with its value; an empty section is a value."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
