@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fcos_core.config import Config
 from fcos_core.deploy.compiler import compile_for_inference
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.fcos import FCOS
+from fcos_core.published_scripts.boxlist_ops import boxlist_iou, cat_boxlist
 from fcos_core.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList, ImageViews
 from fcos_core.weights.checkpointer import unwrapped
@@ -93,7 +94,7 @@ def soft_vote(boxes: BoxList, vote_threshold: float, score_threshold: float) -> 
     boxes = boxes.to("cpu")
     boxes = boxes[boxes.get_field("scores").sort(descending=True, stable=True).indices]
     scores, labels = boxes.get_field("scores"), boxes.get_field("labels")
-    iou = _pairwise_iou(boxes).masked_fill_(labels[:, None] != labels, 0).fill_diagonal_(1)
+    iou = boxlist_iou(boxes, boxes).masked_fill_(labels[:, None] != labels, 0).fill_diagonal_(1)
     merged, lower, waiting = boxes.bbox.clone(), torch.zeros_like(scores), torch.ones_like(labels, dtype=torch.bool)
     is_best = torch.zeros_like(waiting)
     for best in range(len(boxes)):
@@ -116,22 +117,6 @@ def _best_of_vote(vote_threshold: float, score_threshold: float, count: int, box
     return soft_vote(boxes, vote_threshold, score_threshold)[:count]
 
 
-def _pairwise_iou(boxes: BoxList) -> Tensor:
-    """Return the (N, N) IoU of boxes "xyxy" with each other."""
-    corner_min = torch.maximum(boxes.bbox[:, None, :2], boxes.bbox[:, :2])
-    corner_max = torch.minimum(boxes.bbox[:, None, 2:], boxes.bbox[:, 2:])
-    one = 0 if boxes.continuous else 1
-    intersection = (corner_max - corner_min + one).clamp(min=0).prod(dim=2)
-    areas = boxes.area()
-    return intersection / (areas[:, None] + areas - intersection)
-
-
 def _on_first(views: Sequence[BoxList]) -> BoxList:
     """Join the boxes of one image's views, scaled to the size of the first."""
-    first, *others = views
-    scaled = [first, *(boxes.resize(first.size) for boxes in others)]
-    joined = first.copy_with_fields(())
-    joined.bbox = torch.cat([boxes.bbox for boxes in scaled])
-    for name in ("scores", "labels"):
-        joined.add_field(name, torch.cat([boxes.get_field(name) for boxes in scaled]))
-    return joined
+    return cat_boxlist([boxes.resize(views[0].size) for boxes in views])

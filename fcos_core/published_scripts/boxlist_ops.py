@@ -52,10 +52,12 @@ def boxlist_iou(boxlist1: BoxList, boxlist2: BoxList) -> Tensor:
     """
     if boxlist1.size != boxlist2.size:
         raise RuntimeError(f"boxlist_iou: the images of the lists have different sizes: {boxlist1}, {boxlist2}")
-    first, second = _inclusive(boxlist1)[:, None], _inclusive(boxlist2)
+    first = boxlist1.convert("xyxy").bbox[:, None]
+    second = boxlist2.convert("xyxy").with_pixels(boxlist1.continuous).bbox
+    last = 0 if boxlist1.continuous else 1
     corner_min = torch.maximum(first[..., :2], second[:, :2])
     corner_max = torch.minimum(first[..., 2:], second[:, 2:])
-    intersection = (corner_max - corner_min + 1).clamp(min=0).prod(dim=2)
+    intersection = (corner_max - corner_min + last).clamp(min=0).prod(dim=2)
     return intersection / (boxlist1.area()[:, None] + boxlist2.area() - intersection)
 
 
