@@ -25,7 +25,7 @@ from fcos_core.utils.process_group import check_device
 from fcos_core.weights.checkpoint_meta import read_meta
 from fcos_core.weights.checkpointer import unwrapped
 from fcos_core.weights.importing import import_weights
-from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
+from fcos_core.weights.state_dict_file import find_weights, load_averaged_state_dict_file, load_state_dict_file
 from fcos_core.weights.untrained import check_trained
 from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights, unusable_sentence
 
@@ -100,8 +100,8 @@ def load_detector(cfg: Config) -> nn.Module:
         raise InputError("Testing needs weights: name a file in MODEL.WEIGHT.")
     model = build_detection_model(cfg).to(cfg.MODEL.DEVICE).eval()
     load = load_averaged_state_dict_file if cfg.TEST.USE_EMA else load_state_dict_file
-    source = weights_source(cfg.MODEL.WEIGHT, cfg.PATHS_CATALOG)
-    loaded, meta = load(source), read_meta(source)
+    path = find_weights(weights_source(cfg.MODEL.WEIGHT, cfg.PATHS_CATALOG))
+    loaded, meta = load(path), read_meta(path)
     state = import_weights(model, loaded, cfg.MODEL.WEIGHT, meta, cfg, logger)
     matching = load_matching_weights(model, state, cfg.MODEL.WEIGHT, logger)
     _check_whole(matching, cfg)

@@ -117,7 +117,8 @@ class DetectronCheckpointer:
             self.logger.info("No weights given: training starts from random initialization")
             mark_untrained(model, None)
             return None
-        loaded, meta = load_state_dict_file(f), read_meta(f)
+        path = find_weights(f)  # once: the hub is asked each time if its file has changed
+        loaded, meta = load_state_dict_file(path), read_meta(path)
         state = import_weights(model, loaded, f, meta, self.cfg, self.logger)
         matching = load_matching_weights(model, state, f, self.logger)
         mark_untrained(model, matching)

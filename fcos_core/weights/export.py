@@ -13,7 +13,7 @@ from fcos_core.utils.files import replacing
 from fcos_core.weights.checkpoint_meta import CheckpointMeta, read_meta
 from fcos_core.weights.importing import conventions_of, recognize
 from fcos_core.weights.safetensors_file import write_safetensors
-from fcos_core.weights.state_dict_file import load_averaged_state_dict_file, load_state_dict_file
+from fcos_core.weights.state_dict_file import find_weights, load_averaged_state_dict_file, load_state_dict_file
 from fcos_core.weights.weight_matching import BODY, is_of_classifier
 
 # Beginnings of this project's names: of a detector, and of the bodies without their prefix.
@@ -32,7 +32,8 @@ def convert_weights(source: str, out: str) -> str:
         InputError: `source` cannot be read or is of no framework that is known, or `out` exists or cannot be written.
     """
     _check_new(out)
-    state, meta = load_state_dict_file(source), read_meta(source)
+    path = find_weights(source)
+    state, meta = load_state_dict_file(path), read_meta(path)
     imported = recognize(state, source)
     if imported:
         state = imported.state
@@ -63,8 +64,9 @@ def strip_checkpoint(source: str, out: str, averaged: bool = False) -> str:
         InputError: as for `convert_weights`, or there is no average.
     """
     _check_new(out)
-    state = load_averaged_state_dict_file(source) if averaged else load_state_dict_file(source)
-    meta = read_meta(source)
+    path = find_weights(source)
+    state = load_averaged_state_dict_file(path) if averaged else load_state_dict_file(path)
+    meta = read_meta(path)
     meta = dataclasses.replace(meta, conventions=conventions_of(source, meta, None) or None)
     _write(state, meta, out)
     return f"Wrote {len(state)} tensors of {source} to {out}, {os.path.getsize(out) / 2**20:.1f} MiB."
