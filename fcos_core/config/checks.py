@@ -166,6 +166,7 @@ _SWITCHES = (
     "SOLVER.COMPILE",
     "TEST.COMPILE",
     "TEST.USE_EMA",
+    "TEST.REPORT",
     "TEST.BBOX_AUG.ENABLED",
     "TEST.BBOX_AUG.H_FLIP",
 )
@@ -215,7 +216,10 @@ RULES: dict[str, Rule] = {
     "MODEL.HRNET.FPN.TYPE": _one_of(("HRFPN",)),
     "MODEL.HRNET.FPN.OUT_CHANNEL": _rule(_is_channels, "a multiple of 32, the groups of the norms"),
     "MODEL.HRNET.FPN.CONV_STRIDE": _integer(1, most=2),
-    "MODEL.FCOS.NUM_CLASSES": _integer(2, ", because it counts the background"),
+    "MODEL.FCOS.NUM_CLASSES": _rule(
+        lambda classes: _are_positive_integers([classes]) and classes >= 2,
+        "an integer, 2 or more, because it counts the background (0: tools/ take it from the dataset)",
+    ),
     "MODEL.FCOS.FPN_STRIDES": _rule(_are_positive_integers, "the strides of 5 or 6 levels"),
     "MODEL.FCOS.TARGET_ASSIGN": Rule(
         _are_ranges,
@@ -250,6 +254,24 @@ RULES: dict[str, Rule] = {
     "INPUT.RESIZE": _one_of(("fcos", "detectron2", "mmdet", "torchvision")),
     "INPUT.MAX_PIXELS": _integer(1),
     "INPUT.FLIP_PROB_TRAIN": _between(0, 1, "a probability from 0 to 1"),
+    **dict.fromkeys(
+        (
+            "INPUT.AUG.VERTICAL_FLIP_PROB",
+            "INPUT.AUG.ZOOM_OUT_PROB",
+            "INPUT.AUG.IOU_CROP_PROB",
+            "INPUT.AUG.PHOTOMETRIC_PROB",
+            "INPUT.AUG.MOSAIC_PROB",
+            "INPUT.AUG.MIXUP_PROB",
+            "INPUT.AUG.COPY_RARE_PROB",
+            "INPUT.AUG.MOSAIC_OFF_SHARE",
+        ),
+        _between(0, 1, "a number from 0 to 1"),
+    ),
+    "INPUT.AUG.SCALE_RANGE": _rule(
+        lambda factors: len(factors) == 2 and all(map(_is_number, factors)) and 0 < factors[0] <= factors[1] <= 10,
+        "(lowest, highest), factors above 0, at most 10; (1, 1) for no jitter",
+    ),
+    "INPUT.AUG.ZOOM_OUT_MAX": _between(1, 10, "a ratio from 1 to 10"),
     "INPUT.PIXEL_MEAN": _rule(_are_three_numbers, "three numbers"),
     "INPUT.PIXEL_STD": _rule(lambda std: _are_three_numbers(std) and min(std) > 0, "three numbers above 0"),
     "DATASETS.TRAIN": _rule(_are_texts, "names of datasets, such as ('coco_2017_train',)"),
@@ -260,7 +282,12 @@ RULES: dict[str, Rule] = {
         lambda step: _are_positive_integers([step]) and step % 32 == 0,
         "a multiple of 32; 32 is the least that the networks can take",
     ),
-    "SOLVER.MAX_ITER": _integer(1),
+    "SOLVER.MAX_ITER": _rule(
+        lambda last: _are_positive_integers([last]),
+        "an integer, 1 or more (0: tools/ derive it from the dataset)",
+    ),
+    "SOLVER.ITER_FACTOR": _rule(lambda factor: _is_number(factor) and 0 < factor <= 1e6, "a factor above 0"),
+    "SOLVER.SCHEDULE": _one_of(("steps", "cosine")),
     "SOLVER.BASE_LR": _at_least(0),
     "SOLVER.BIAS_LR_FACTOR": _at_least(0),
     "SOLVER.WEIGHT_DECAY": _at_least(0),
@@ -294,6 +321,10 @@ RULES: dict[str, Rule] = {
     ),
     "TEST.EVALUATOR": _one_of(EVALUATORS),
     **dict.fromkeys(_SWITCHES, _rule(lambda value: value in (True, False), "True or False")),
+    "LOG.TRACKERS": _rule(
+        lambda names: _are_texts(names) and set(names) <= {"wandb", "mlflow"}, "names of trackers: 'wandb', 'mlflow'"
+    ),
+    "LOG.PROJECT": _rule(lambda name: isinstance(name, str) and bool(name.strip()), "a name"),
     "TEST.EXPECTED_RESULTS": _rule(_are_expected_results, 'entries such as ["bbox", "AP", 0.377, 0.002]'),
     "TEST.EXPECTED_RESULTS_SIGMA_TOL": _at_least(0),
     "TEST.BBOX_AUG.SCALES": _rule(lambda sizes: sizes == () or _are_positive_integers(sizes), "integers of at least 1"),

@@ -89,7 +89,8 @@ _C.MODEL.HRNET.FPN.OUT_CHANNEL = 256
 _C.MODEL.HRNET.FPN.CONV_STRIDE = 2
 
 _C.MODEL.FCOS = Config()
-# Number of classes, including the background, which is label 0 (COCO: 81).
+# Number of classes, including the background, which is label 0 (COCO: 81). 0: take it from the weights that are tested,
+# or from the categories of DATASETS.TRAIN.
 _C.MODEL.FCOS.NUM_CLASSES = 81
 # Stride of each level; there are 5 or 6 levels.
 _C.MODEL.FCOS.FPN_STRIDES = [8, 16, 32, 64, 128]
@@ -166,6 +167,40 @@ _C.INPUT.RESIZE = "fcos"
 _C.INPUT.MAX_PIXELS = 178956970
 # Probability of a horizontal flip in training.
 _C.INPUT.FLIP_PROB_TRAIN = 0.5
+# Augmentation in training, off by default. Every random choice follows from (SEED, iteration, slot). All of it happens
+# on a canvas of the image's drawn size; parts that no image covers have the mean color. A box that is cut keeps its
+# visible part, if that is a fifth of it or more and 2 pixels wide and high.
+_C.INPUT.AUG = Config()
+# Probability of a vertical flip, for pictures without an up and a down, such as those of a microscope or a satellite.
+_C.INPUT.AUG.VERTICAL_FLIP_PROB = 0.0
+# Large-scale jitter (Ghiasi et al., 2021): the drawn size of the image times a factor from this range; what goes beyond
+# the drawn size is cropped away at a random place, and a smaller image gets a random place. (1, 1): no jitter. Each
+# image of a mosaic and of a mixup draws a factor of its own.
+_C.INPUT.AUG.SCALE_RANGE = (1.0, 1.0)
+# Zoom-out (SSD, section 2.2): probability that the image shrinks onto a larger canvas of the mean color; and the
+# largest ratio of the canvas's sides to the image's. A mosaic is not zoomed out.
+_C.INPUT.AUG.ZOOM_OUT_PROB = 0.0
+_C.INPUT.AUG.ZOOM_OUT_MAX = 4.0
+# IoU crop (SSD, section 2.2): probability of a random crop, 0.3 to 1 of each side, that has the center of a box in it
+# and with this box a least IoU, drawn from (0, 0.1, 0.3, 0.5, 0.7, 0.9). If none of 40 random crops is such a one, the
+# image is not cropped, as happens to most images of small objects if the IoU is high. The crop is scaled evenly up to
+# the drawn size. A mosaic is not cropped.
+_C.INPUT.AUG.IOU_CROP_PROB = 0.0
+# Photometric distortion: probability of a random change of colors; each of brightness (0.875 to 1.125 times), contrast,
+# saturation (both 0.5 to 1.5 times) and hue (up to a twentieth of the circle) then changes with probability 1/2.
+_C.INPUT.AUG.PHOTOMETRIC_PROB = 0.0
+# Mosaic (YOLOv4, section 3.4): probability that an image becomes a picture of four, which meet in the middle half. They
+# keep their scale, so that a quarter shows a part of an image; SCALE_RANGE scales them.
+_C.INPUT.AUG.MOSAIC_PROB = 0.0
+# Mixup (Zhang et al., 2019, for detection): probability that an image is blended with another, with the boxes of both.
+# The weights are about equal (Beta(8, 8)), because both images' boxes count in full.
+_C.INPUT.AUG.MIXUP_PROB = 0.0
+# Probability that up to 4 objects of rare classes are copied into the image from another, each where it covers least of
+# the objects there. Rare are classes with fewer boxes in the training set than the mean over its classes. Not for a
+# dataset class of one's own, which does not tell its boxes before it is read.
+_C.INPUT.AUG.COPY_RARE_PROB = 0.0
+# Share of the iterations, the last ones, that have no mosaic and no mixup, so that training ends on whole images.
+_C.INPUT.AUG.MOSAIC_OFF_SHARE = 0.0
 # Mean and standard deviation of each channel, in the channel order and the range that TO_BGR255 selects. The mean is
 # subtracted from the image, and the result is divided by the standard deviation.
 _C.INPUT.PIXEL_MEAN = [102.9801, 115.9465, 122.7717]
@@ -216,8 +251,11 @@ _C.DATALOADER.CHECK_IMAGES = False
 
 # --------------------------------------------------------------------------------------------- solver
 _C.SOLVER = Config()
-# Last iteration, counted from 1.
+# Last iteration, counted from 1. 0: derived from the number N of training images, so that training shows about
+# ITER_FACTOR * 200 * N^0.75 images: small datasets are repeated more often than large ones. WARMUP_ITERS is then at
+# most a tenth of it.
 _C.SOLVER.MAX_ITER = 40000
+_C.SOLVER.ITER_FACTOR = 1.0
 # Learning rate after the warmup.
 _C.SOLVER.BASE_LR = 0.001
 # Factor on the learning rate, and weight decay, of every parameter with "bias" in its name.
@@ -226,7 +264,11 @@ _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0
 # Momentum of SGD, and weight decay of every other parameter.
 _C.SOLVER.MOMENTUM = 0.9
 _C.SOLVER.WEIGHT_DECAY = 0.0005
-# The learning rate is multiplied by GAMMA at each iteration of STEPS (counted from 1).
+# Learning rate after the warmup. "steps": it is multiplied by GAMMA at each iteration of STEPS; "cosine": it falls to
+# zero along half a cosine.
+_C.SOLVER.SCHEDULE = "steps"
+# The learning rate is multiplied by GAMMA at each iteration of STEPS (counted from 1). Empty and MAX_ITER 0: at two
+# thirds and eight ninths of the iterations.
 _C.SOLVER.GAMMA = 0.1
 _C.SOLVER.STEPS = (30000,)
 # Factor on the learning rate while the iteration is below WARMUP_ITERS. "constant": the factor is WARMUP_FACTOR;
@@ -263,6 +305,13 @@ _C.SOLVER.EMA_DECAY = 0.0
 # Factor on the learning rate of the layers that predict the offsets of deformable convolutions.
 _C.SOLVER.DCONV_OFFSETS_LR_FACTOR = 1.0
 
+# ------------------------------------------------------------------------------------------------ log
+_C.LOG = Config()
+# Experiment trackers that get the metrics of a training beside metrics.jsonl and TensorBoard: "wandb", "mlflow".
+_C.LOG.TRACKERS = ()
+# Name of the project (W&B) or of the experiment (MLflow).
+_C.LOG.PROJECT = "fcos_core"
+
 # ----------------------------------------------------------------------------------------------- test
 _C.TEST = Config()
 # Images per batch of one process. Only images that have the same padded size alone share a batch, and the processes
@@ -288,6 +337,8 @@ _C.TEST.USE_EMA = False
 # Package that computes the metrics. "pycocotools": the reference by COCO's authors. "faster_coco_eval": the same
 # metrics in a fraction of the time, if the package is installed.
 _C.TEST.EVALUATOR = "pycocotools"
+# Write report.html beside the results of a test: curves, metrics of each class, confusions, the worst images.
+_C.TEST.REPORT = True
 # [["bbox", metric, mean, deviation], ...]: testing fails if a metric is more than EXPECTED_RESULTS_SIGMA_TOL deviations
 # away from its mean.
 _C.TEST.EXPECTED_RESULTS = []

@@ -19,6 +19,8 @@ CATALOG = "DATASETS.CATALOG"
 PATHS = ("OUTPUT_DIR", "WEIGHT", "DATA_DIR", "PATHS_CATALOG", "img_dir", "ann_file")
 # Name, in a config's attributes, of the set of its merged keys.
 _MERGED = "_merged_keys"
+# The same, of the list of its notes.
+_NOTES = "_notes"
 _OTHER_DETECTORS = re.compile(
     r"MODEL\.(RPN|ROI_\w+|RETINANET|ANCHOR_GENERATOR|PROPOSAL_GENERATOR|SEM_SEG_HEAD|PANOPTIC_FPN|FBNET)\b"
 )
@@ -66,6 +68,15 @@ class Config(CfgNode):
     def was_merged(self, key: str) -> bool:
         """Return True if a file, a command line or another config has set `key`, a dotted name, of this config."""
         return key in self.__dict__.get(_MERGED, ())
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence about values that a program has put in, for the log of its run; see `notes`."""
+        self.__dict__.setdefault(_NOTES, []).append(sentence)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that `note` was given."""
+        return tuple(self.__dict__.get(_NOTES, ()))
 
     def known_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield every leaf key as a dotted name."""

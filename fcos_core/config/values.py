@@ -18,6 +18,7 @@ _ELEMENTS: dict[str, type] = {
     "DATASETS.TEST": str,
     "INPUT.PIXEL_MEAN": float,
     "INPUT.PIXEL_STD": float,
+    "LOG.TRACKERS": str,
     "MODEL.BACKBONE.CHECKPOINT_STAGES": int,
     "TEST.BBOX_AUG.SCALES": int,
 }

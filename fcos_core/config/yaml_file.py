@@ -11,6 +11,7 @@ from fcos_core.errors import InputError
 
 # Key of a file whose values hold where this file says nothing; a list of files: the later ones win.
 BASE = "_BASE_"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Limits that no config reaches. Without them a text of a few lines, whose aliases repeat aliases, fills the memory.
 _MOST_BYTES = 2**20
 _MOST_KEYS = 20_000
@@ -27,10 +28,11 @@ class Entry(NamedTuple):
 def read_yaml(path: str) -> dict[str, Entry]:
     """Return every key of the file, as a dotted name, with the keys of its bases.
 
-    A base is relative to the file that names it. Raise InputError if a file is missing, is not a YAML file of
+    A base is relative to the file that names it. A path that starts with configs/ and does not exist is looked up among
+    the configs that the package brings with it. Raise InputError if a file is missing, is not a YAML file of
     sections, names a key twice, or is its own base.
     """
-    path = os.path.expanduser(path)
+    path = _find(os.path.expanduser(path), path)
     try:
         return _read(path, f"The config file {path!r}", (), {})
     except (RecursionError, MemoryError) as error:
@@ -58,7 +60,13 @@ def _bases(entry: Entry | None, path: str) -> Iterator[tuple[str, str]]:
     for base in entry.value if isinstance(entry.value, list) else [entry.value]:
         if not isinstance(base, str) or not base:
             raise InputError(f"{entry.where}: {BASE} takes the path of a YAML file, or a list of paths.")
-        yield os.path.join(os.path.dirname(path), os.path.expanduser(base)), entry.where
+        yield _find(os.path.join(os.path.dirname(path), os.path.expanduser(base)), base), entry.where
+
+
+def _find(path: str, named: str) -> str:
+    """Return `path`, or the package's own config of this name if there is one and `path` does not exist."""
+    own = os.path.join(_PACKAGE, os.path.normpath(named))
+    return own if named.startswith("configs/") and not os.path.exists(path) and os.path.exists(own) else path
 
 
 def _compose(path: str, name: str) -> yaml.MappingNode:

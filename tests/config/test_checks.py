@@ -10,6 +10,7 @@ from fcos_core.errors import InputError
 FREE_TEXTS = {
     "OUTPUT_DIR",
     "PATHS_CATALOG",
+    "LOG.PROJECT",
     "MODEL.WEIGHT",
     "MODEL.BACKBONE.CONV_BODY",
     "DATASETS.DATA_DIR",

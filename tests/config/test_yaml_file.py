@@ -25,6 +25,21 @@ def read(tmp_path, monkeypatch):
     return merge
 
 
+def test_the_package_brings_its_configs_with_it(read, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    config = cfg.clone()
+    config.merge_from_file("configs/demo/shapes.yaml")
+    assert config.OUTPUT_DIR == "demo/shapes"
+    config = read("_BASE_: configs/zoo/mmdet_fcos_hrnetv2p_w32.yaml\nSEED: 5\n")
+    assert (config.MODEL.BACKBONE.CONV_BODY, config.SEED) == ("HRNET-W32", 5)
+    # A file of the user goes first.
+    config = read("_BASE_: configs/demo/shapes.yaml\n", configs__demo__shapes="SEED: 6\n")
+    assert (config.SEED, config.OUTPUT_DIR) == (6, cfg.OUTPUT_DIR)
+    with pytest.raises(InputError, match=r"'configs/demo/shape\.yaml' does not exist"):
+        config.merge_from_file("configs/demo/shape.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "key", "second", "first"),
     [
