@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
-from tqdm import tqdm
 
 from fcos_core.data.image_file import UnreadableImageError
 from fcos_core.data.worker_failures import fetch, pack, start_worker
 from fcos_core.errors import InputError
 from fcos_core.utils import comm
+from fcos_core.utils.progress import progress
 
 # Images that a worker reads before it reports.
 _CHUNK = 16
@@ -47,11 +47,14 @@ def check_images(datasets: Sequence[Dataset[Any]], num_workers: int, skip_unread
         # DataLoader draws a seed; it must not come from the generator that the model uses.
         generator=torch.Generator(),
     )
-    found: list[_Fault] = []
-    with tqdm(total=total, unit="image", desc="Checking images", disable=not comm.is_main_process()) as progress:
-        for chunk, faults in zip(chunks, fetch(loader), strict=True):
-            found += faults
-            progress.update(min(len(chunk) * world_size, total - progress.n))
+    checked = progress(
+        zip(chunks, fetch(loader), strict=True),
+        total,
+        "Checking images",
+        size=lambda item: len(item[0]) * world_size,
+        shown=comm.is_main_process(),
+    )
+    found: list[_Fault] = [fault for _, faults in checked for fault in faults]
     _report(sorted(fault for faults in comm.all_gather_objects(found) for fault in faults), total, skip_unreadable)
 
 

@@ -1,4 +1,4 @@
-"""Crash-safe writing: after a crash a file has its old content or its new content, never a part."""
+"""Find files, and write them: after a crash a file has its old content or its new content, never a part."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from fcos_core.errors import InputError
@@ -39,15 +40,33 @@ def replacing(path: str) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def explaining_failure(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an OSError of the block, which writes `path` or files in it, into an `InputError` that names the file."""
+def explaining_failure(path: str | os.PathLike[str], key: str = "OUTPUT_DIR") -> Iterator[None]:
+    """Turn an OSError of the block, which writes `path` or files in it, into an `InputError` that names the file.
+
+    The message advises to set `key` to another folder.
+    """
     try:
         yield
     except OSError as error:
         raise InputError(
             f"'{error.filename or os.fspath(path)}' cannot be written ({error.strerror}): free disk space, make it "
-            "writable, or set OUTPUT_DIR to another folder."
+            f"writable, or set {key} to another folder."
         ) from error
+
+
+def files_below(folder: str | os.PathLike[str], without: str = "") -> Iterator[Path]:
+    """Yield every file in `folder` and the folders in it, linked ones too, by name.
+
+    Hidden files and folders are left out, and the folder `without`, a path without links.
+    """
+    seen = {without}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:  # also by a link that leads back
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def remove_leftovers(folder: str) -> None:

@@ -12,10 +12,10 @@ import urllib.parse
 import urllib.request
 
 import torch
-from tqdm import tqdm
 
 from fcos_core.errors import InputError
 from fcos_core.utils.files import replacing
+from fcos_core.utils.progress import progress
 from fcos_core.utils.text import HIDDEN, printable, without_secrets
 from fcos_core.weights.file_kind import START, never_weights
 
@@ -25,7 +25,7 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
 _URL_CHARACTERS = "/%:=&?~+!$,;'@()*[]"
 # A server that sends nothing for so many seconds counts as dead.
 _TIMEOUT = 60
-_CHUNK = 1 << 20
+_CHUNK = 1_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +169,11 @@ def _fetch(url: str, path: str) -> None:
     with urllib.request.urlopen(_request(url), timeout=_TIMEOUT) as response, replacing(path) as file:
         total = int(response.headers.get("Content-Length", 0))
         start = b""
-        # disable=None shows the bar on a terminal only.
-        with tqdm(total=total or None, unit="B", unit_scale=True, disable=None) as progress:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                digest.update(chunk)
-                progress.update(len(chunk))
-                start = (start + chunk[:START])[:START]
+        chunks = iter(functools.partial(response.read, _CHUNK), b"")
+        for chunk in progress(chunks, -(-total // _CHUNK) or None, "Downloading", "megabyte"):
+            file.write(chunk)
+            digest.update(chunk)
+            start = (start + chunk[:START])[:START]
         if total and file.tell() != total:
             raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
         if wrong := never_weights(start):
