@@ -1,13 +1,11 @@
 """Published `structures.boxlist_ops`: functions of BoxLists."""
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from fcos_core.layers.nms import batched_nms, nms
-from fcos_core.published_scripts.modeling_utils import cat
-from fcos_core.structures.bounding_box import BoxList
+from fcos_core.structures.bounding_box import BoxList, boxlist_iou, cat_boxlist
+
+__all__ = ["boxlist_iou", "boxlist_ml_nms", "boxlist_nms", "cat_boxlist", "remove_small_boxes"]
 
 
 def boxlist_nms(boxlist: BoxList, nms_thresh: float, max_proposals: int = -1, score_field: str = "scores") -> BoxList:
@@ -45,40 +43,8 @@ def remove_small_boxes(boxlist: BoxList, min_size: float) -> BoxList:
     return boxlist[(boxlist.convert("xywh").bbox[:, 2:] >= min_size).all(dim=1)]
 
 
-def boxlist_iou(boxlist1: BoxList, boxlist2: BoxList) -> Tensor:
-    """Return the (N, M) IoU of each box of the first list with each of the second.
-
-    Raise RuntimeError if the lists are of images of different sizes.
-    """
-    if boxlist1.size != boxlist2.size:
-        raise RuntimeError(f"boxlist_iou: the images of the lists have different sizes: {boxlist1}, {boxlist2}")
-    first = boxlist1.convert("xyxy").bbox[:, None]
-    second = boxlist2.convert("xyxy").with_pixels(boxlist1.continuous).bbox
-    last = 0 if boxlist1.continuous else 1
-    corner_min = torch.maximum(first[..., :2], second[:, :2])
-    corner_max = torch.minimum(first[..., 2:], second[:, 2:])
-    intersection = (corner_max - corner_min + last).clamp(min=0).prod(dim=2)
-    return intersection / (boxlist1.area()[:, None] + boxlist2.area() - intersection)
-
-
-def cat_boxlist(bboxes: Sequence[BoxList]) -> BoxList:
-    """Join lists of one image, which have the same mode and the same fields, of tensors; raise ValueError otherwise."""
-    first = bboxes[0]
-    for other in bboxes[1:]:
-        if _kind(other) != _kind(first):
-            raise ValueError(f"cat_boxlist: size, mode, pixels or fields differ: {first}, {other}")
-    joined = BoxList(cat([boxes.bbox for boxes in bboxes]), first.size, first.mode, first.continuous)
-    for name in first.fields():
-        joined.add_field(name, cat([boxes.get_field(name) for boxes in bboxes]))
-    return joined
-
-
 def _inclusive(boxlist: BoxList) -> Tensor:
     return boxlist.convert("xyxy").with_pixels(continuous=False).bbox
-
-
-def _kind(boxlist: BoxList) -> tuple[tuple[int, int], str, bool, set[str]]:
-    return boxlist.size, boxlist.mode, boxlist.continuous, set(boxlist.fields())
 
 
 def _first(keep: Tensor, count: int) -> Tensor:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from fcos_core.utils.optional import import_optional
 
 FLIP_LEFT_RIGHT = 0
 FLIP_TOP_BOTTOM = 1
@@ -127,6 +130,52 @@ class BoxList:
         x1, y1, x2, y2 = boxes.bbox.unbind(1)
         return self[(x2 > x1) & (y2 > y1)]
 
+    def to_torchvision(self) -> dict[str, Tensor]:
+        """Return a dictionary as torchvision's detectors give it, so that its tools take these detections.
+
+        "boxes" (N, 4) are (x1, y1, x2, y2) with x2 - x1 as the width; "labels" and "scores" are there if the list has
+        them. Labels count from 1 as here, because torchvision's label 0 is the background, too.
+        """
+        boxes = self.with_pixels(continuous=True).convert("xyxy").bbox
+        return {"boxes": boxes, **{name: self.get_field(name) for name in ("labels", "scores") if self.has_field(name)}}
+
+    def to_supervision(self) -> Any:
+        """Return a `supervision.Detections`, whose `xyxy` has x2 - x1 as the width.
+
+        `class_id` counts from 0, as that library does: it is the label minus 1. Fields that the list lacks are None.
+        `data["class_name"]` holds the field "names", `tracker_id` the field "track_ids". Raise InputError if the
+        package is missing.
+        """
+        supervision = import_optional("supervision", "track", "Conversion to supervision.Detections")
+        values = {name: value.cpu().numpy() for name, value in self.to_torchvision().items()}
+        labels = values.get("labels")
+        tracks = self.get_field("track_ids").cpu().numpy() if self.has_field("track_ids") else None
+        # An array of no texts would have a numeric type.
+        names = np.array(self.get_field("names"), dtype=str) if self.has_field("names") else None
+        return supervision.Detections(
+            xyxy=values["boxes"],
+            confidence=values.get("scores"),
+            class_id=None if labels is None else labels - 1,
+            tracker_id=tracks,
+            data={} if names is None else {"class_name": names},
+        )
+
+    @classmethod
+    def from_supervision(cls, detections: Any, image_size: tuple[int, int]) -> BoxList:
+        """Make a list, in continuous pixels, of a `supervision.Detections` on an image of (width, height) pixels.
+
+        The fields are those that `to_supervision` reads.
+        """
+        boxes = cls(torch.as_tensor(detections.xyxy, dtype=torch.float32), image_size, continuous=True)
+        arrays = {"scores": detections.confidence, "labels": detections.class_id, "track_ids": detections.tracker_id}
+        for name, array in arrays.items():
+            if array is not None:
+                tensor = torch.as_tensor(array)
+                boxes.add_field(name, tensor.float() if name == "scores" else tensor.long() + (name == "labels"))
+        if "class_name" in detections.data:
+            boxes.add_field("names", [str(name) for name in detections.data["class_name"]])
+        return boxes
+
     def area(self) -> Tensor:
         """Return (N,) areas in pixels: (x2 - x1 + 1) * (y2 - y1 + 1), without the ones if continuous."""
         width, height = self.convert("xywh").bbox[:, 2:].unbind(1)
@@ -210,3 +259,35 @@ class BoxList:
 
 # `torch.load` with its default weights_only=True then reads files of detections; both package names were published.
 torch.serialization.add_safe_globals([BoxList, (BoxList, "maskrcnn_benchmark.structures.bounding_box.BoxList")])
+
+
+def boxlist_iou(boxlist1: BoxList, boxlist2: BoxList) -> Tensor:
+    """Return the (N, M) IoU of each box of the first list with each of the second.
+
+    Raise RuntimeError if the lists are of images of different sizes.
+    """
+    if boxlist1.size != boxlist2.size:
+        raise RuntimeError(f"boxlist_iou: the images of the lists have different sizes: {boxlist1}, {boxlist2}")
+    first = boxlist1.convert("xyxy").bbox[:, None]
+    second = boxlist2.convert("xyxy").with_pixels(boxlist1.continuous).bbox
+    last = 0 if boxlist1.continuous else 1
+    corner_min = torch.maximum(first[..., :2], second[:, :2])
+    corner_max = torch.minimum(first[..., 2:], second[:, 2:])
+    intersection = (corner_max - corner_min + last).clamp(min=0).prod(dim=2)
+    return intersection / (boxlist1.area()[:, None] + boxlist2.area() - intersection)
+
+
+def cat_boxlist(bboxes: Sequence[BoxList]) -> BoxList:
+    """Join lists of one image, which have the same mode and the same fields, of tensors; raise ValueError otherwise."""
+    first = bboxes[0]
+    for other in bboxes[1:]:
+        if _kind(other) != _kind(first):
+            raise ValueError(f"cat_boxlist: size, mode, pixels or fields differ: {first}, {other}")
+    joined = BoxList(torch.cat([boxes.bbox for boxes in bboxes]), first.size, first.mode, first.continuous)
+    for name in first.fields():
+        joined.add_field(name, torch.cat([boxes.get_field(name) for boxes in bboxes]))
+    return joined
+
+
+def _kind(boxlist: BoxList) -> tuple[tuple[int, int], str, bool, set[str]]:
+    return boxlist.size, boxlist.mode, boxlist.continuous, set(boxlist.fields())

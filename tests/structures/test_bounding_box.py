@@ -215,3 +215,47 @@ def test_lists_of_published_code_lack_a_kind_of_pixels_and_are_inclusive():
     old = named(2)
     del old.continuous
     assert not old.continuous and not old[0].continuous and old.area().tolist() == [36, 36]
+
+
+def detections(continuous):
+    boxes = BoxList([[10, 20, 29, 59], [0, 0, 99, 49]], (100, 80), continuous=False).with_pixels(continuous)
+    boxes.add_field("scores", torch.tensor([0.9, 0.25]))
+    boxes.add_field("labels", torch.tensor([3, 1]))
+    boxes.add_field("names", ["Café", "cat"])
+    boxes.add_field("track_ids", torch.tensor([7, -1]))
+    return boxes
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("mode", ["xyxy", "xywh"])
+def test_other_libraries_get_the_width_as_x2_minus_x1_whatever_the_pixels(continuous, mode):
+    boxes = detections(continuous).convert(mode)
+    for_torchvision, for_supervision = boxes.to_torchvision(), boxes.to_supervision()
+    assert for_torchvision["boxes"].tolist() == for_supervision.xyxy.tolist() == [[10, 20, 30, 60], [0, 0, 100, 50]]
+    # The areas that both libraries compute are the numbers of pixels.
+    assert for_supervision.box_area.tolist() == boxes.area().tolist() == [800, 5000]
+    assert for_torchvision.keys() == {"boxes", "labels", "scores"} and for_torchvision["labels"].tolist() == [3, 1]
+    assert for_supervision.class_id.tolist() == [2, 0] and for_supervision.data["class_name"].tolist() == [
+        "Café",
+        "cat",
+    ]
+    assert for_supervision.tracker_id.tolist() == [7, -1]
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_boxes_come_back_from_supervision_as_they_were(continuous):
+    boxes = detections(continuous)
+    back = BoxList.from_supervision(boxes.to_supervision(), boxes.size).with_pixels(continuous)
+    assert torch.equal(back.bbox, boxes.bbox) and back.size == boxes.size and back.continuous == continuous
+    assert back.fields() == boxes.fields()[:2] + ["track_ids", "names"] and back.get_field("names") == ["Café", "cat"]
+    for name in ("scores", "labels", "track_ids"):
+        assert torch.equal(back.get_field(name), boxes.get_field(name))
+
+
+def test_boxes_without_fields_and_no_boxes_are_converted():
+    bare = BoxList([[1, 2, 3, 4]], (10, 10))
+    assert bare.to_torchvision().keys() == {"boxes"} and bare.to_supervision().confidence is None
+    assert BoxList.from_supervision(bare.to_supervision(), (10, 10)).fields() == []
+    none = detections(False)[[]]
+    assert len(none.to_supervision()) == 0 and none.to_torchvision()["boxes"].shape == (0, 4)
+    assert len(BoxList.from_supervision(none.to_supervision(), (10, 10))) == 0
