@@ -5,13 +5,14 @@ import torch
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values
+from fcos_core.data.augment_plan import Augmenter, find_rare_objects
 from fcos_core.data.coco import COCODataset
 from fcos_core.data.collate import BatchCollator
-from fcos_core.data.concat import ConcatCOCODataset, check_num_classes
+from fcos_core.data.concat import AnyDataset, ConcatCOCODataset, check_num_classes
 from fcos_core.data.loader import BatchLoader
 from fcos_core.data.own_dataset import OwnDataset
 from fcos_core.data.reader import BatchReader
-from fcos_core.data.resize import Resize
+from fcos_core.data.resize import Resize, opencv
 from fcos_core.data.samplers import BatchPlanner, TestBatchSampler, TrainBatchSampler, TrainSampler
 from fcos_core.data.user_catalog import make_source
 from fcos_core.errors import InputError
@@ -72,10 +73,12 @@ def _build_coco(cfg: Config, img_dir: str, ann_file: str, is_train: bool) -> COC
     )
 
 
-def build_planner(cfg: Config, image_sizes: np.ndarray, is_train: bool) -> BatchPlanner:
+def build_planner(
+    cfg: Config, image_sizes: np.ndarray, is_train: bool, augmenter: Augmenter | None = None
+) -> BatchPlanner:
     """Build the planner of a dataset whose images have these sizes, (N, 2) int64, width and height in pixels.
 
-    Training draws the scale and the flip. Testing uses one scale and no flip.
+    Training draws the scale, the flip and what `augmenter` draws. Testing uses one scale and no flip.
     """
     if not is_train:
         return build_view_planners(cfg, image_sizes)[0]
@@ -90,6 +93,33 @@ def build_planner(cfg: Config, image_sizes: np.ndarray, is_train: bool) -> Batch
         size_divisible,
         pad_to_longest=cfg.DATALOADER.PAD_TO_FIXED_SIZE,
         resize=resize,
+        augmenter=augmenter,
+    )
+
+
+def build_augmenter(cfg: Config, dataset: AnyDataset) -> Augmenter | None:
+    """Build the augmenter that INPUT.AUG describes for training on `dataset`; return None if all of it is off.
+
+    Raises:
+        InputError: see `find_rare_objects`; or photometric distortion is on and OpenCV cannot be imported.
+    """
+    keys = cfg.INPUT.AUG
+    probabilities = {key.lower(): keys[key] for key in keys if key.endswith("_PROB")}
+    if not any(probabilities.values()) and tuple(keys.SCALE_RANGE) == (1, 1):
+        return None
+    if keys.PHOTOMETRIC_PROB:
+        opencv()
+    mean, to_bgr = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.TO_BGR255
+    red, green, blue = (mean[2], mean[1], mean[0]) if to_bgr else (255 * channel for channel in mean)
+    return Augmenter(
+        len(dataset),
+        (float(red), float(green), float(blue)),
+        **probabilities,
+        scale_range=tuple(keys.SCALE_RANGE),
+        zoom_out_max=keys.ZOOM_OUT_MAX,
+        # Rounded, because (1 - 0.9) * 10 is less than 1 in floats.
+        mosaic_until=round((1 - keys.MOSAIC_OFF_SHARE) * cfg.SOLVER.MAX_ITER, 6),
+        rare=find_rare_objects(dataset) if keys.COPY_RARE_PROB else None,
     )
 
 
@@ -130,7 +160,7 @@ def _make_train_loader(cfg: Config, rank: int, world_size: int, start_iter: int)
     # Datasets that may list fewer categories may list too many together.
     check_num_classes(dataset, cfg.MODEL.FCOS.NUM_CLASSES, " + ".join(cfg.DATASETS.TRAIN))
     sizes = dataset.image_sizes
-    planner = build_planner(cfg, sizes, is_train=True)
+    planner = build_planner(cfg, sizes, is_train=True, augmenter=build_augmenter(cfg, dataset))
     portrait = sizes[:, 0] < sizes[:, 1]
     groups = portrait if cfg.DATALOADER.ASPECT_RATIO_GROUPING else np.zeros_like(portrait)
     sampler = TrainSampler(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)

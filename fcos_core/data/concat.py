@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from fcos_core.data.coco import COCODataset, Item
 from fcos_core.data.own_dataset import OwnDataset
 from fcos_core.errors import InputError
+from fcos_core.structures.bounding_box import BoxList
 
 
 class ConcatCOCODataset(Dataset[Item]):
@@ -25,6 +26,7 @@ class ConcatCOCODataset(Dataset[Item]):
         datasets: at least one.
 
     Attributes:
+        datasets: see Args.
         image_sizes: (N, 2) int64, width and height in pixels, of all datasets.
         category_names, order_note, fewer_categories: as a `COCODataset` has them.
 
@@ -34,7 +36,7 @@ class ConcatCOCODataset(Dataset[Item]):
 
     def __init__(self, datasets: Sequence[COCODataset | OwnDataset]) -> None:
         first, *others = datasets
-        self._datasets = list(datasets)
+        self.datasets = list(datasets)
         names, self.fewer_categories = first.category_names, first.fewer_categories
         if self.fewer_categories:
             names = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.category_names))
@@ -45,7 +47,7 @@ class ConcatCOCODataset(Dataset[Item]):
 
     def use_labels(self, names: Sequence[str], owner: str = "the detector") -> None:
         """Give the categories of every dataset the labels of `names`; see `COCODataset.use_labels`."""
-        for dataset in self._datasets:
+        for dataset in self.datasets:
             dataset.use_labels(names, owner)
         self.category_names = tuple(names)
 
@@ -56,6 +58,11 @@ class ConcatCOCODataset(Dataset[Item]):
         """Read image `index`; see `COCODataset.__getitem__`."""
         dataset, own_index = self._locate(index)
         return dataset[own_index]
+
+    def ground_truth(self, index: int) -> BoxList:
+        """Return the boxes of image `index`; see `COCODataset.ground_truth`."""
+        dataset, own_index = self._locate(index)
+        return dataset.ground_truth(own_index)
 
     def image_id(self, index: int) -> int:
         """Return the id of image `index` in its own annotation file; two files may use the same id."""
@@ -76,7 +83,7 @@ class ConcatCOCODataset(Dataset[Item]):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")
         number = bisect_right(self._ends, index)
-        return self._datasets[number], index - (self._ends[number - 1] if number else 0)
+        return self.datasets[number], index - (self._ends[number - 1] if number else 0)
 
 
 AnyDataset = COCODataset | ConcatCOCODataset | OwnDataset
@@ -93,7 +100,8 @@ def check_num_classes(
 ) -> None:
     """Compare MODEL.FCOS.NUM_CLASSES, which counts the background, with the categories of `dataset`.
 
-    A dataset without annotations and categories is not compared, and one that may list fewer may do so.
+    A dataset without annotations and categories is not compared, and one that may list fewer may do so. Nor is the
+    number 0, which leaves it to the dataset.
 
     Args:
         dataset: the dataset to train or test on.
@@ -105,7 +113,7 @@ def check_num_classes(
         InputError: the numbers differ; the message gives the number to write.
     """
     count = len(dataset.category_names)
-    if not count or num_classes == count + 1 or (dataset.fewer_categories and count + 1 < num_classes):
+    if not count or num_classes in (0, count + 1) or (dataset.fewer_categories and count + 1 < num_classes):
         return
     advice = advice if count + 1 < num_classes else ""
     raise InputError(

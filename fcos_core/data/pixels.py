@@ -44,9 +44,9 @@ class UnreadableImageError(InputError):
 def to_rgb(image: Image.Image, name: str = "The PIL image") -> Image.Image:
     """Convert `image`, in any mode of PIL, to RGB with 8 bits a channel.
 
-    Transparency is dropped. Of 16 bits the upper 8 are kept, unless the file says that fewer bits are in use: by
-    BitsPerSample or MaxSampleValue in a TIFF, by sBIT in a PNG. Signed integers, integers of 32 bits and floats are
-    scaled from the darkest and the brightest value that a TIFF's tags give.
+    An RGB image is returned itself, decoded. Transparency is dropped. Of 16 bits the upper 8 are kept, unless the file
+    says that fewer bits are in use: by BitsPerSample or MaxSampleValue in a TIFF, by sBIT in a PNG. Signed integers,
+    integers of 32 bits and floats are scaled from the darkest and the brightest value that a TIFF's tags give.
 
     Args:
         image: opened or in memory.
@@ -80,6 +80,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     if image.mode == "La":  # PIL converts it to LA alone
         image = image.convert("LA")
+    if image.mode == "RGB":
+        image.load()  # `convert` would copy the pixels, which takes as long as it takes to decode a JPEG
+        return image
     return image.convert("RGB")
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fcos_core.data.augment import Source
 from fcos_core.data.collate import Batch, BatchCollator, Sample
 from fcos_core.data.concat import AnyDataset
 from fcos_core.data.image_file import UnreadableImageError
-from fcos_core.data.plan import BatchPlan, SamplePlan
+from fcos_core.data.plan import BatchPlan, SamplePlan, Tile
 from fcos_core.data.transforms import transform
 from fcos_core.data.worker_failures import pack
 from fcos_core.errors import InputError
@@ -105,18 +106,53 @@ class BatchReader(Dataset[Any]):
     ) -> list[Sample] | None:
         """Read an image once for all of its views; only training replaces an image, and takes one view."""
         for candidate in self._candidates(views[0], padded_size):
-            try:
-                image, target = self.dataset[candidate.index]
-            except UnreadableImageError:
-                if not self.skip_unreadable:
-                    raise
-                unreadable.append(self.dataset.image_path(candidate.index))
-            else:
+            source = self._source(candidate.index, unreadable)
+            if source is not None:
+                candidate, others = self._with_others(candidate, source, padded_size, unreadable)
                 plans = (candidate, *views[1:])
-                return [(*transform(image, target, plan), candidate.index) for plan in plans]
+                return [(*transform(*source, plan, others), candidate.index) for plan in plans]
         if self.replan is not None:
             raise none_readable(self.dataset)
         return None
+
+    def _source(self, index: int, unreadable: list[str]) -> Source | None:
+        """Read an image; None if it cannot be read and such images are skipped."""
+        try:
+            return self.dataset[index]
+        except UnreadableImageError:
+            if not self.skip_unreadable:
+                raise
+            unreadable.append(self.dataset.image_path(index))
+            return None
+
+    def _with_others(
+        self, plan: SamplePlan, source: Source, padded_size: tuple[int, int], unreadable: list[str]
+    ) -> tuple[SamplePlan, dict[int, Source]]:
+        """Read the other images that an augmentation takes; name readable ones in the plan where they cannot be read.
+
+        From an unreadable image no objects are copied.
+        """
+        augmentation, sources = plan.augmentation, {plan.index: source}
+        if augmentation is None:
+            return plan, sources
+
+        def read(index: int) -> bool:
+            if index not in sources and (other := self._source(index, unreadable)) is not None:
+                sources[index] = other
+            return index in sources
+
+        def readable(tile: Tile) -> Tile:
+            if read(tile.index):
+                return tile
+            candidates = self._candidates(replace(plan, index=tile.index, augmentation=None), padded_size)
+            other = next(candidate for candidate in candidates if read(candidate.index))
+            return tile.with_image(other.index, other.size)
+
+        tiles = (augmentation.tiles[0], *map(readable, augmentation.tiles[1:]))
+        mixup = augmentation.mixup and readable(augmentation.mixup)
+        if augmentation.copies is not None:
+            read(augmentation.copies.index)
+        return replace(plan, augmentation=replace(augmentation, tiles=tiles, mixup=mixup)), sources
 
     def _candidates(self, plan: SamplePlan, padded_size: tuple[int, int]) -> Iterator[SamplePlan]:
         """Yield the planned image, then every other image of the dataset as its replacement."""

@@ -31,7 +31,7 @@ class Resize:
 
     def __post_init__(self) -> None:
         if self.rule == "mmdet":
-            _opencv()  # an error at the start, not in a worker
+            opencv()  # an error at the start, not in a worker
 
     def size(self, size: tuple[int, int], min_size: int, max_size: int) -> tuple[int, int]:
         """Compute the size that an image is resized to; no side becomes less than 1.
@@ -53,6 +53,11 @@ class Resize:
         width, height = (max(math.floor(side * scale + half), 1) for side in size)
         return width, height
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of resized pixels."""
+        return torch.float32 if self.rule == "torchvision" else torch.uint8
+
     def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize (H, W, 3) uint8 pixels to (height, width, 3).
 
@@ -68,11 +73,11 @@ class Resize:
             resized = Image.fromarray(pixels.numpy()).resize(size, Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(resized))
         if self.rule == "mmdet":
-            cv2 = _opencv()
+            cv2 = opencv()
             return torch.from_numpy(cv2.resize(pixels.numpy(), size, interpolation=cv2.INTER_LINEAR))
         # A batch of one in channels_last, because torch resizes that layout several times as fast as planes.
         batch = pixels[None].permute(0, 3, 1, 2)
-        batch = batch.to(torch.float32) if self.rule == "torchvision" else batch
+        batch = batch.to(self.dtype)
         antialias = self.rule == "fcos"
         return F.interpolate(batch, size=size[::-1], mode="bilinear", antialias=antialias)[0].permute(1, 2, 0)
 
@@ -100,13 +105,13 @@ def _detectron2_size(size: tuple[int, int], min_size: int, max_size: int) -> tup
     return width, height
 
 
-def _opencv() -> Any:
-    """Import OpenCV; only detectors of mmdet need it."""
+def opencv() -> Any:
+    """Import OpenCV; only detectors of mmdet and photometric distortion need it."""
     try:
         import cv2
     except ImportError as error:
         raise InputError(
-            f"INPUT.RESIZE mmdet resizes with OpenCV, which cannot be imported ({error}): install opencv-python, or "
-            "opencv-python-headless on a machine without a screen."
+            f"INPUT.RESIZE mmdet and INPUT.AUG.PHOTOMETRIC_PROB need OpenCV, which cannot be imported ({error}): "
+            "install opencv-python, or opencv-python-headless on a machine without a screen."
         ) from error
     return cv2

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from fcos_core.data.augment_plan import Augmenter
 from fcos_core.data.plan import BatchPlan, SamplePlan
 from fcos_core.data.resize import FCOS_RESIZE, Resize
 from fcos_core.errors import InputError
@@ -15,7 +16,7 @@ from fcos_core.structures.image_list import padded_size
 Item = TypeVar("Item")
 
 # Second word of every seed, so that the draws for different purposes are independent of each other.
-_SAMPLE, _PERMUTATION, _BLOCK = range(3)
+_SAMPLE, _PERMUTATION, _BLOCK, _AUGMENTATION = range(4)
 
 
 class BatchPlanner:
@@ -33,6 +34,7 @@ class BatchPlanner:
         pad_to_longest: pad every batch to the longest sides that `min_sizes` and `max_size` allow, rather than to
             the sizes of its images.
         resize: the rule of sizes and pixels.
+        augmenter: draws the augmentation of each image; None: no augmentation.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class BatchPlanner:
         size_divisible: int,
         pad_to_longest: bool = False,
         resize: Resize = FCOS_RESIZE,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.image_sizes = image_sizes
         self.min_sizes = min_sizes
@@ -54,6 +57,7 @@ class BatchPlanner:
         self.size_divisible = size_divisible
         self.pad_to_longest = pad_to_longest
         self.resize = resize
+        self.augmenter = augmenter
 
     def plan(self, iteration: int, indices: Sequence[int]) -> BatchPlan:
         """Plan the whole batch of `iteration`, that is, the images of all ranks.
@@ -75,7 +79,8 @@ class BatchPlanner:
         width, height = self._resized_size(index, plan.min_size)
         scale = min(padded_size[1] / width, padded_size[0] / height, 1.0)
         size = (max(int(width * scale), 1), max(int(height * scale), 1))
-        return replace(plan, index=index, size=size)
+        augmentation = plan.augmentation and plan.augmentation.with_image(index, size)
+        return replace(plan, index=index, size=size, augmentation=augmentation)
 
     def own_padded_size(self, index: int) -> tuple[int, int]:
         """Return the padded (height, width) of image `index` in a batch of its own, at the first of `min_sizes`."""
@@ -87,7 +92,11 @@ class BatchPlanner:
         rng = np.random.default_rng((self.seed, _SAMPLE, iteration, slot))
         min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
         flip = bool(rng.random() < self.flip_prob)
-        return SamplePlan(index, self._resized_size(index, min_size), flip, min_size, self.resize)
+        augmentation = None
+        if self.augmenter is not None:
+            seed = (self.seed, _AUGMENTATION, iteration, slot)
+            augmentation = self.augmenter.draw(seed, iteration, index, min_size, self._resized_size)
+        return SamplePlan(index, self._resized_size(index, min_size), flip, min_size, self.resize, augmentation)
 
     def _resized_size(self, index: int, min_size: int) -> tuple[int, int]:
         width, height = self.image_sizes[index].tolist()

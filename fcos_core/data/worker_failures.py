@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -59,9 +60,15 @@ def pack(content: T) -> Any:
 
 
 def start_worker(_: int) -> None:
-    """Reset inherited signal handlers, so that a signal does not trigger the parent's save; end with the parent."""
+    """Prepare a worker process.
+
+    Reset inherited signal handlers, so that a signal does not trigger the parent's save; end with the parent; compute
+    in one thread.
+    """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (opencv := sys.modules.get("cv2")) is not None:
+        opencv.setNumThreads(1)  # as torch does for its own threads: the other cores have their own workers
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

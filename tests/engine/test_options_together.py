@@ -29,6 +29,11 @@ HRNET = {
     },
 }
 VIEWS = {"TEST.BBOX_AUG.ENABLED": True, "TEST.BBOX_AUG.H_FLIP": True, "TEST.BBOX_AUG.SCALES": (48,)}
+AUGMENTATIONS = {
+    f"INPUT.AUG.{kind}_PROB": 0.5
+    for kind in ("VERTICAL_FLIP", "ZOOM_OUT", "IOU_CROP", "PHOTOMETRIC", "MOSAIC", "MIXUP", "COPY_RARE")
+}
+AUGMENTATIONS.update({"INPUT.AUG.SCALE_RANGE": (0.5, 1.5), "INPUT.AUG.ZOOM_OUT_MAX": 2.0})
 
 # Each option with its values; a value is a set of keys.
 OPTIONS = [
@@ -57,6 +62,7 @@ OPTIONS = [
     [{"SOLVER.PRECISION": precision} for precision in ("float32", "bfloat16")],
     [{"SOLVER.ACCUMULATE_STEPS": steps} for steps in (1, 2)],
     [{}, {"SOLVER.EMA_DECAY": 0.5, "TEST.USE_EMA": True}],
+    [{}, AUGMENTATIONS],
 ]
 # Values that share all code but one function take turns over the rows.
 TURNS = [
