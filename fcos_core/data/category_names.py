@@ -22,13 +22,18 @@ def category_names(cfg: Config, known: Sequence[str] = ()) -> tuple[str, ...]:
     name are "class 1", "class 2", ...
     Raise InputError if a dataset of the config is unknown, or its annotation file is damaged.
     """
-    count = cfg.MODEL.FCOS.NUM_CLASSES - 1
+    count = cfg.MODEL.FCOS.NUM_CLASSES - 1 if cfg.MODEL.FCOS.NUM_CLASSES else len(known)
     names = tuple(known[:count])
     for dataset in () if names else (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        found = _coco_names() if _is_coco(dataset, cfg) else _names_of(dataset, cfg)
+        found = listed_names(cfg, dataset)
         if len(found) == count:
             return found
     return names + tuple(f"class {label}" for label in range(len(names) + 1, count + 1))
+
+
+def listed_names(cfg: Config, dataset: str) -> tuple[str, ...]:
+    """Return the class names of a dataset, in the order of its labels; () if its annotation file is not there."""
+    return _coco_names() if _is_coco(dataset, cfg) else _names_of(dataset, cfg)
 
 
 def training_names(cfg: Config) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         self._max_pixels, self._continuous = max_pixels, continuous
         self._table = read_coco_json(ann_file)
         check_boxes(self._table, is_train)
-        self._kept = _kept_rows(self._table, is_train, keep_empty)
+        self._kept = kept_rows(self._table, is_train, keep_empty)
         self.image_sizes = self._table.sizes[self._kept]
         self.has_annotations = self._table.has_annotations
         self.fewer_categories = fewer_categories
@@ -136,18 +136,8 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
         return {"id": self.image_id(index), "file_name": name, "width": width, "height": height}
 
     def ground_truth(self, index: int) -> BoxList:
-        """Return the boxes to learn: xyxy float32 clipped to the image, field "labels" int64 (N,).
-
-        Crowd boxes are left out, and boxes that are empty after conversion and clipping.
-        """
-        row = self._kept[index]
-        rows = np.arange(self._table.offsets[row], self._table.offsets[row + 1])
-        rows = rows[~self._table.crowd[rows]]
-        boxes = torch.from_numpy(self._table.boxes[rows].astype(np.float32))
-        width, height = self.image_sizes[index].tolist()
-        target = BoxList(boxes, (width, height), mode="xywh", continuous=self._continuous)
-        target.add_field("labels", torch.from_numpy(self._labels[self._table.labels[rows] - 1]))
-        return target.convert("xyxy").clip_to_image(remove_empty=True)
+        """Return the boxes of image `index` to learn, see `boxes_to_learn`."""
+        return boxes_to_learn(self._table, self._kept[index], self._labels, self._continuous)
 
     @cached_property
     def coco(self) -> COCO:
@@ -195,8 +185,28 @@ class COCODataset(PublishedDatasetNames, Dataset[Item]):
             )
 
 
-def _kept_rows(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray:
-    """Return the rows of the images to keep, ascending."""
+def boxes_to_learn(table: COCOTable, image: int, labels: np.ndarray, continuous: bool) -> BoxList:
+    """Return the boxes of an image: xyxy float32 clipped to the image, field "labels" int64 (N,).
+
+    Crowd boxes are left out, and boxes that are empty after conversion and clipping.
+
+    Args:
+        table: annotations.
+        image: row of the image in them.
+        labels: (C,) int64, label of each category by ascending id.
+        continuous: see `BoxList`.
+    """
+    rows = np.arange(table.offsets[image], table.offsets[image + 1])
+    rows = rows[~table.crowd[rows]]
+    width, height = table.sizes[image].tolist()
+    boxes = torch.from_numpy(table.boxes[rows].astype(np.float32))
+    target = BoxList(boxes, (width, height), mode="xywh", continuous=continuous)
+    target.add_field("labels", torch.from_numpy(labels[table.labels[rows] - 1]))
+    return target.convert("xyxy").clip_to_image(remove_empty=True)
+
+
+def kept_rows(table: COCOTable, is_train: bool, keep_empty: bool) -> np.ndarray:
+    """Return the rows of the images to keep, ascending; see `COCODataset`."""
     every = np.arange(len(table.image_ids))
     if not is_train:
         return every

@@ -97,6 +97,25 @@ class COCOTable:
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+# Tables that `read_ahead` has read, by path, each with the stamp of its file.
+_ahead: dict[str, tuple[tuple[int, ...], COCOTable]] = {}
+
+
+def read_ahead(ann_file: str) -> COCOTable:
+    """Read as `read_coco_json` does, and let the next `read_coco_json` of the file, if it is unchanged, take the table.
+
+    COCO's annotations take seconds to read. They are wanted twice, first for the config that says how they are used.
+    """
+    table = read_coco_json(ann_file)
+    _ahead[os.path.abspath(ann_file)] = (_stamp(ann_file), table)
+    return table
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    state = os.stat(path)
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def read_coco_json(ann_file: str) -> COCOTable:
     """Read and check the annotation file `ann_file`, an entry at a time.
 
@@ -109,6 +128,9 @@ def read_coco_json(ann_file: str) -> COCOTable:
             not four numbers of pixels with a width and a height of at least 0; another number is of a wrong type, sign
             or range.
     """
+    stamp, read = _ahead.pop(os.path.abspath(ann_file), (None, None))
+    if read is not None and os.path.isfile(ann_file) and stamp == _stamp(ann_file):
+        return read
     sections = _read_sections(ann_file)
     if sections.images is None:
         raise _no_section("images", ann_file)

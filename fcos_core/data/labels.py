@@ -2,8 +2,8 @@
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from fcos_core.data.coco_json import COCOTable
 from fcos_core.errors import InputError
@@ -56,7 +56,7 @@ def class_difference(listed: Sequence[str], wanted: Sequence[str], may_lack: boo
     if not unknown and (not lacking or may_lack):
         return ""
     parts = [f"lists {_quoted(unknown)} in addition"] * bool(unknown) + [f"lacks {_quoted(lacking)}"] * bool(lacking)
-    alike = [(a, b) for a in unknown for b in lacking if _plain(a) == _plain(b)]
+    alike = [(a, b) for a in unknown for b in lacking if plain_name(a) == plain_name(b)]
     hint = ""
     if alike:
         hint = (
@@ -89,5 +89,14 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_LISTED])) + more
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a class name without what people write in different ways: case, spaces, hyphens, kinds of accents."""
     return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold().strip()))
+
+
+def alike_names(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of names, two or more, that have the same `plain_name`."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[plain_name(name)].append(name)
+    return [group for group in alike.values() if len(group) > 1]

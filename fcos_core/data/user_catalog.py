@@ -27,7 +27,7 @@ def make_source(cfg: Config, name: str) -> tuple[str, str] | OwnDataset:
         return arguments["root"], arguments["ann_file"]
     if "transforms" in inspect.signature(factory).parameters:
         arguments = {"transforms": None, **arguments}
-    dataset = OwnDataset(factory(**arguments), cfg.MODEL.FCOS.NUM_CLASSES, cfg.DATASETS.FEWER_CATEGORIES)
+    dataset = OwnDataset(factory(**arguments), cfg.MODEL.FCOS.NUM_CLASSES or None, cfg.DATASETS.FEWER_CATEGORIES)
     try:
         dataset[0]
     except UnreadableImageError:

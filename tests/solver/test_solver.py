@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.optim.sgd import sgd
 
 from fcos_core.config import cfg
 from fcos_core.errors import InputError
-from fcos_core.solver import WarmupMultiStepLR, make_lr_scheduler, make_optimizer
+from fcos_core.solver import WarmupCosineLR, WarmupMultiStepLR, make_lr_scheduler, make_optimizer
 from fcos_core.solver import optimizer as optimizer_module
 from fcos_core.solver.optimizer import SGD
 
@@ -22,7 +23,8 @@ def model():
 
 def scheduler_of(**options):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    return optimizer, WarmupMultiStepLR(optimizer, **options)
+    schedule = WarmupCosineLR if "max_iter" in options else WarmupMultiStepLR
+    return optimizer, schedule(optimizer, **options)
 
 
 def rates(order, count=8, **options):
@@ -119,8 +121,38 @@ def test_linear_warmup():
     assert found == pytest.approx([0.1 * f for f in (1 / 2, 2 / 3, 5 / 6, 1, 1)], rel=1e-12)
 
 
-def test_resumed_schedule_goes_on():
-    options = {"milestones": (5,), "warmup_iters": 3, "warmup_method": "constant"}
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_cosine_rates_by_iteration(order):
+    # Linear warm-up from 1/2 at 0 to 1 at 2, then half a cosine over six parts: cos of 0, 30, 60, 90, 120, 150 degrees.
+    found = rates(order, count=9, max_iter=7, warmup_factor=0.5, warmup_iters=2)
+    cosines = [1, math.sqrt(3) / 2, 1 / 2, 0, -1 / 2, -math.sqrt(3) / 2, -1, -1]
+    assert found == pytest.approx([0.1 * 0.75, *(0.05 * (1 + cosine) for cosine in cosines)], rel=1e-12, abs=1e-17)
+
+
+def test_a_cosine_ends_where_the_warmup_is_as_long_as_the_training():
+    assert rates("first", count=5, max_iter=4, warmup_iters=4, warmup_method="constant")[3:] == [0.1, 0]
+    assert rates("first", count=3, max_iter=3, warmup_iters=9, warmup_method="constant") == [0.1 * (1 / 3)] * 3
+
+
+def test_the_config_selects_the_cosine():
+    config = cfg.clone()
+    config.merge_from_list(["SOLVER.SCHEDULE", "cosine", "SOLVER.MAX_ITER", 59, "SOLVER.WARMUP_ITERS", 20])
+    scheduler = make_lr_scheduler(config, make_optimizer(config, model()))
+    seen = []
+    for _ in range(40):
+        scheduler.step()
+        seen.append(scheduler.get_last_lr()[1])
+    # BASE_LR 0.001; the middle of 20 to 60 is 40; a third of the rate before the warm-up, and 2/3 at its middle.
+    assert [seen[9], seen[19], seen[39]] == pytest.approx([0.001 * 2 / 3, 0.001, 0.0005], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "fifth"),
+    [({"milestones": (5,)}, 0.01), ({"max_iter": 6}, 0.05 * (1 + math.cos(math.pi / 2)))],
+    ids=["steps", "cosine"],
+)
+def test_resumed_schedule_goes_on(options, fifth):
+    options = {**options, "warmup_iters": 3, "warmup_method": "constant"}
     optimizer, scheduler = scheduler_of(**options)
     for _ in range(4):
         scheduler.step()
@@ -129,7 +161,17 @@ def test_resumed_schedule_goes_on():
     resumed_optimizer.load_state_dict(optimizer.state_dict())
     resumed.load_state_dict(scheduler.state_dict())
     resumed.step()
-    assert resumed_optimizer.param_groups[0]["lr"] == pytest.approx(0.01, rel=1e-12)
+    assert resumed_optimizer.param_groups[0]["lr"] == pytest.approx(fifth, rel=1e-12)
+
+
+def test_a_cosine_that_resumes_with_more_iterations_takes_their_curve():
+    _, scheduler = scheduler_of(max_iter=4, warmup_iters=0)
+    for _ in range(4):
+        scheduler.step()
+    optimizer, longer = scheduler_of(max_iter=9, warmup_iters=0)
+    longer.load_state_dict(scheduler.state_dict())
+    longer.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05, rel=1e-12)  # iteration 5 of 10 parts: half way
 
 
 def test_a_schedule_that_starts_after_an_iteration():
