@@ -10,7 +10,7 @@ from fcos_core.errors import InputError
 logger = logging.getLogger(__name__)
 
 # Annotation tools round: a box may pass the edge of its image by this many pixels.
-_TOLERANCE = 1
+BOX_TOLERANCE = 1
 
 
 def check_boxes(table: COCOTable, is_train: bool) -> None:
@@ -32,9 +32,8 @@ def check_boxes(table: COCOTable, is_train: bool) -> None:
         return
     images = np.searchsorted(table.offsets, rows, side="right") - 1
     boxes, sizes = table.boxes[rows], table.sizes[images]
-    usable = _usable(boxes, sizes)
-    faults = _faults(boxes, sizes, usable)
-    if not usable.any():
+    faults = box_faults(boxes, sizes)
+    if not _usable(boxes, sizes).any():
         counts = ", ".join(f"{mask.sum()} {fault}" for fault, (mask, _) in faults.items() if mask.any())
         advice = _other_form(boxes, sizes) or "Give x, y, width and height in pixels of the image."
         raise InputError(
@@ -56,8 +55,14 @@ def _usable(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return usable
 
 
-def _faults(boxes: np.ndarray, sizes: np.ndarray, usable: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
-    """Return what can be wrong with boxes, with the mask of the boxes (M,) and what becomes of them."""
+def box_faults(boxes: np.ndarray, sizes: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
+    """Return the faults that boxes can have, each with the mask (M,) of the boxes that have it, and its consequence.
+
+    Args:
+        boxes: (M, 4) as in a COCO file.
+        sizes: (M, 2) width and height of the image of each.
+    """
+    usable = _usable(boxes, sizes)
     flat, thin = (boxes[:, 2:] == 0).any(axis=1), (boxes[:, 2:] <= 1).any(axis=1)
     beyond = usable & ~_inside(boxes, sizes, "x, y, width, height")
     left_out = "they are left out of training, but metrics count them."
@@ -78,7 +83,7 @@ def _inside(boxes: np.ndarray, sizes: np.ndarray, form: str) -> np.ndarray:
         "x1, y1, x2, y2": (a, b),
         "center x, center y, width, height": (a - b / 2, a + b / 2),
     }[form]
-    inside = (first >= -_TOLERANCE) & (second > first) & (second <= sizes + _TOLERANCE)
+    inside = (first >= -BOX_TOLERANCE) & (second > first) & (second <= sizes + BOX_TOLERANCE)
     return inside.all(axis=1)
 
 

@@ -25,6 +25,11 @@ FORMATS = (
     *("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF"),
     *("DIB", "PCX", "QOI", "SUN", "TGA"),
 )
+# Endings of their files' names.
+ENDINGS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff")
+    + (".webp", ".jp2", ".j2k", ".avif", ".pcx", ".qoi", ".ras", ".tga")
+)
 # EXIF orientation to the transposition that shows the picture upright.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,6 +91,14 @@ def read_image(
             image = upright
     _check_size(path, image.size, size)
     return image
+
+
+def read_orientation(path: str | os.PathLike[str]) -> int:
+    """Return the EXIF orientation, 1 to 8, of an image that `read_image` can read; 1 if it has none."""
+    with _open(path) as file:
+        # PIL itself turns a TIFF upright.
+        transposition = None if file.format == "TIFF" else _transposition(file)
+    return next((number for number, turn in _TRANSPOSITIONS.items() if turn == transposition), 1)
 
 
 @functools.cache
