@@ -17,15 +17,16 @@ from pycocotools.cocoeval import COCOeval
 from fcos_core.config.checks import EVALUATORS, METRICS
 from fcos_core.data.coco import COCODataset
 from fcos_core.errors import InputError, require
+from fcos_core.evaluation.analysis import best_thresholds
+from fcos_core.evaluation.matching import COCO_LIMIT, match
 from fcos_core.evaluation.predictions import Predictions
+from fcos_core.evaluation.report import REPORT, THRESHOLDS, write_report, write_thresholds
 from fcos_core.evaluation.results import Metrics, Results
 from fcos_core.structures.bounding_box import BoxList
 from fcos_core.utils.text import Block, printable
 
 # File beside bbox.json.
 LABEL_NAMES = "label_names.json"
-# COCO's metrics count so many detections of an image and class, those of the highest scores.
-_COCO_LIMIT = 100
 # Why a metric is -1, after its name.
 _NO_BOX = ": the annotation file has no box of it, crowds aside"
 # Number of detections that are turned into JSON at a time.
@@ -49,17 +50,20 @@ def evaluate(
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
     detections_per_img: int | None = None,
+    report: bool = False,
 ) -> Results | None:
     """Compute the COCO metrics of detections and log them as a table.
 
     Args:
         dataset: with or without annotations.
         predictions: dataset index to detections in pixels of any resized image, as the detector gives them.
-        output_folder: gets bbox.json (detections in COCO's result format) and coco_results.json; and label_names.json,
-            if the dataset lists no categories: a list of the names of the labels, which are the detections' categories.
+        output_folder: gets bbox.json (detections in COCO's result format), coco_results.json and thresholds.json (class
+            name to the score of the best F-measure, see `best_thresholds`); and label_names.json, if the dataset lists
+            no categories: a list of the names of the labels, which are the detections' categories.
         evaluator: one of EVALUATORS.
         detections_per_img: most detections that the detector gives for an image; None: the most in `predictions`.
             COCO's metrics count 100; of a larger number N the metrics "AP@N" and "ARN" count N.
+        report: write report.html into the folder too.
 
     Returns:
         {"bbox": {metric of METRICS: value in 0..1, or -1 if the file has no box for it}, "AP per class": {class name:
@@ -77,11 +81,13 @@ def evaluate(
     if not dataset.has_annotations:
         logger.info("The dataset has no annotations: detections were written, metrics cannot be computed.")
         return None
-    limit = max(detections_per_img or detections.most_per_image(), _COCO_LIMIT)
-    results = Results(_metrics(dataset, detections, evaluator, limit), detections.as_dicts)
+    limit = max(detections_per_img or detections.most_per_image(), COCO_LIMIT)
+    metrics, precision = _metrics(dataset, detections, evaluator, limit)
+    results = Results(metrics, detections.as_dicts)
     if output_folder:
-        path = Path(output_folder) / "coco_results.json"
-        path.write_text(json.dumps(results), encoding="utf-8")
+        folder = Path(output_folder)
+        (folder / "coco_results.json").write_text(json.dumps(results), encoding="utf-8")
+        _analyse(dataset, detections, metrics, precision, folder, report)
     return results
 
 
@@ -191,7 +197,8 @@ def check_expected_results(results: Results, expected_results: Sequence[Sequence
         logger.info("%s %s is %.4f, as expected (%.4f to %.4f).", task, metric, actual, low, high)
 
 
-def _metrics(dataset: COCODataset, detections: _Detections, evaluator: str, limit: int) -> Metrics:
+def _metrics(dataset: COCODataset, detections: _Detections, evaluator: str, limit: int) -> tuple[Metrics, np.ndarray]:
+    """Return the metrics, and their precision: IoUs, recalls, classes in the order of the labels."""
     # pycocotools prints. Only its summary is of use and goes to the log.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluated(dataset.coco, detections.as_dicts(), evaluator, limit)
@@ -200,22 +207,41 @@ def _metrics(dataset: COCODataset, detections: _Detections, evaluator: str, limi
     metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=True))
     lines = [summary.getvalue().rstrip(), *_beyond_limit(evaluation, metrics, detections, limit)]
     lines += _undefined_areas(dataset, evaluation)
-    per_class = _ap_per_class(evaluation, dataset)
+    # Precision has axes (IoU threshold, recall, category, area, detections per image): take all areas and COCO's number
+    # of detections, the third. Categories are by ascending id.
+    category_ids = list(dataset.contiguous_to_category_id.values())
+    precision = evaluation.eval["precision"][:, :, np.argsort(np.argsort(category_ids)), 0, 2]
+    names = (dataset.category_names[label - 1] for label in dataset.contiguous_to_category_id)
+    per_class = {name: _mean(precision[:, :, column]) for column, name in enumerate(names)}
     rows = "\n".join(f" {ap:6.3f}  {printable(name)}" + (_NO_BOX if ap == -1 else "") for name, ap in per_class.items())
     logger.info("COCO metrics\n%s\nAP per class\n%s", Block("\n".join(lines)), Block(rows))
-    return {"bbox": metrics, "AP per class": per_class}
+    return {"bbox": metrics, "AP per class": per_class}, precision
+
+
+def _analyse(
+    dataset: COCODataset, detections: _Detections, metrics: Metrics, precision: np.ndarray, folder: Path, report: bool
+) -> None:
+    """Write thresholds.json and, with `report`, report.html; `precision` is that of the classes by their labels."""
+    category_ids = list(dataset.contiguous_to_category_id.values())
+    coco, found = dataset.coco, (detections.image_ids, detections.category_ids, detections.boxes, detections.scores)
+    matching = match(list(coco.anns.values()), coco.getImgIds(), found, category_ids)
+    best = best_thresholds(matching, len(category_ids))
+    names = [dataset.category_names[label - 1] for label in dataset.contiguous_to_category_id]
+    write_thresholds(folder / THRESHOLDS, names, best)
+    if report:
+        write_report(folder / REPORT, dataset, matching, best, metrics, precision)
 
 
 def _beyond_limit(evaluation: COCOeval, metrics: dict[str, float], detections: _Detections, limit: int) -> list[str]:
     """Add AP and AR of `limit` detections an image to `metrics`, if more than COCO's; return lines that show them."""
-    if limit == _COCO_LIMIT:
+    if limit == COCO_LIMIT:
         return []
     ap = metrics[f"AP@{limit}"] = _mean(evaluation.eval["precision"][:, :, :, 0, -1])
     ar = metrics[f"AR{limit}"] = _mean(evaluation.eval["recall"][:, :, 0, -1])
     form = " {:<18} ({}) @[ IoU=0.50:0.95 | area=   all | maxDets={:>3d} ] = {:0.3f}"
     return [
-        f" COCO's metrics above count the best {_COCO_LIMIT} detections of an image and class: "
-        f"{detections.num_beyond(_COCO_LIMIT)} of {len(detections.scores)} detections are beyond. With {limit}:",
+        f" COCO's metrics above count the best {COCO_LIMIT} detections of an image and class: "
+        f"{detections.num_beyond(COCO_LIMIT)} of {len(detections.scores)} detections are beyond. With {limit}:",
         form.format("Average Precision", "AP", limit, ap),
         form.format("Average Recall", "AR", limit, ar),
     ]
@@ -253,7 +279,7 @@ def _evaluated(ground_truth: COCO, detections: list[Detection], evaluator: str, 
 
 def _limits(limit: int) -> list[int]:
     """Return the numbers of detections to compute metrics for: COCO's three, and `limit` if it is larger."""
-    return [1, 10, _COCO_LIMIT] + [limit] * (limit > _COCO_LIMIT)
+    return [1, 10, COCO_LIMIT] + [limit] * (limit > COCO_LIMIT)
 
 
 def _as_coco(ground_truth: COCO, detections: list[Detection]) -> COCO:
@@ -267,19 +293,6 @@ def _indexed(coco: COCO, dataset: dict[str, Any]) -> COCO:
     coco.dataset = dataset
     coco.createIndex()
     return coco
-
-
-def _ap_per_class(evaluation: COCOeval, dataset: COCODataset) -> dict[str, float]:
-    """Return the AP of each class of the file, by name, in the order of the labels."""
-    # precision has axes (IoU threshold, recall, category, area, detections per image): take all areas and COCO's
-    # number of detections, the third. Categories are by ascending id.
-    precision = evaluation.eval["precision"][:, :, :, 0, 2]
-    category_ids = dataset.contiguous_to_category_id
-    columns = {category_id: column for column, category_id in enumerate(sorted(category_ids.values()))}
-    return {
-        dataset.category_names[label - 1]: _mean(precision[:, :, columns[category_id]])
-        for label, category_id in category_ids.items()
-    }
 
 
 def _mean(values: np.ndarray) -> float:
