@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from fcos_core.data.concat import as_dataset
 from fcos_core.data.loader import BatchLoader
@@ -21,6 +20,7 @@ from fcos_core.structures.bounding_box import BoxList
 from fcos_core.structures.image_list import ByteImages, ImageList
 from fcos_core.utils import comm
 from fcos_core.utils.files import explaining_failure
+from fcos_core.utils.progress import progress
 from fcos_core.weights.checkpointer import unwrapped
 from fcos_core.weights.untrained import check_trained
 
@@ -39,6 +39,7 @@ def inference(
     output_folder: str | Path | None = None,
     evaluator: str = "pycocotools",
     detections_per_img: int | None = None,
+    report: bool = False,
 ) -> Results | None:
     """Run the detector over a dataset and evaluate the detections on the main process.
 
@@ -51,8 +52,8 @@ def inference(
         device: the model's device.
         expected_results, expected_results_sigma_tol: for `check_expected_results`, which raises InputError if the
             metrics differ.
-        output_folder, evaluator, detections_per_img: for `evaluate`; the folder gets bbox.json, coco_results.json and
-            predictions.pth, a list with a BoxList for each image, in its pixels.
+        output_folder, evaluator, detections_per_img, report: for `evaluate`; the folder also gets predictions.pth, a
+            list with a BoxList for each image, in its pixels.
 
     Returns:
         Metrics as `evaluate` gives them; None on other processes, and without annotations.
@@ -82,7 +83,7 @@ def inference(
             # Given a path, torch.save would raise a RuntimeError for a full disk.
             with open(Path(output_folder) / "predictions.pth", "wb") as file:
                 torch.save(predictions.as_list(dataset.image_sizes.tolist()), file)
-        results = evaluate(dataset, predictions, output_folder, evaluator, detections_per_img)
+        results = evaluate(dataset, predictions, output_folder, evaluator, detections_per_img, report)
     if results is not None:
         check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results
@@ -94,12 +95,17 @@ def compute_predictions(model: nn.Module, data_loader: BatchLoader, device: torc
     model.eval()
     predictions: dict[int, BoxList] = {}
     image_sizes = as_dataset(data_loader.dataset).image_sizes
-    progress = tqdm(total=len(data_loader.dataset), unit="image", disable=not comm.is_main_process())
-    with explain_dead_workers(), progress:
-        for images, _, indices in prefetch(data_loader, device):
+    batches = progress(
+        prefetch(data_loader, device),
+        len(data_loader.dataset),
+        "Detecting",
+        size=lambda batch: len(batch[2]) * comm.get_world_size(),
+        shown=comm.is_main_process(),
+    )
+    with explain_dead_workers():
+        for images, _, indices in batches:
             sizes = image_sizes[list(indices)].tolist()
             predictions.update(zip(indices, detect(model, images, sizes, device), strict=True))
-            progress.update(min(len(indices) * comm.get_world_size(), progress.total - progress.n))
     return predictions
 
 

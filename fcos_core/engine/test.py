@@ -18,6 +18,7 @@ from fcos_core.engine.test_time_augmentation import make_tested_detector
 from fcos_core.errors import InputError
 from fcos_core.evaluation import check_evaluator
 from fcos_core.evaluation.coco import LABEL_NAMES
+from fcos_core.evaluation.report import REPORT, THRESHOLDS
 from fcos_core.modeling.detector import build_detection_model
 from fcos_core.utils import comm
 from fcos_core.utils.files import check_writable
@@ -28,6 +29,9 @@ from fcos_core.weights.importing import import_weights
 from fcos_core.weights.state_dict_file import find_weights, load_averaged_state_dict_file, load_state_dict_file
 from fcos_core.weights.untrained import check_trained
 from fcos_core.weights.weight_matching import WeightMatching, load_matching_weights, unusable_sentence
+
+# Folder in OUTPUT_DIR; each dataset has a folder of its own in it.
+RESULTS = "inference"
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +44,14 @@ def test_data_loaders(cfg: Config) -> dict[str, BatchLoader]:
     check_evaluator(cfg.TEST.EVALUATOR)
     if comm.is_main_process():
         for name in cfg.DATASETS.TEST:
-            check_writable(_results_folder(cfg, name), "OUTPUT_DIR", "bbox.json", LABEL_NAMES, "coco_results.json")
+            names = ("bbox.json", LABEL_NAMES, "coco_results.json", THRESHOLDS, REPORT)
+            check_writable(_results_folder(cfg, name), "OUTPUT_DIR", *names)
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
     return dict(zip(cfg.DATASETS.TEST, loaders, strict=True))
 
 
 def test(
-    cfg: Config, data_loaders: dict[str, BatchLoader], model: nn.Module | None = None, check_expected: bool = True
+    cfg: Config, data_loaders: dict[str, BatchLoader], model: nn.Module | None = None, final: bool = True
 ) -> dict[str, dict[str, Any] | None]:
     """Test a detector on every dataset; return dataset name to metrics, as `inference` returns them.
 
@@ -55,7 +60,8 @@ def test(
         data_loaders: as `test_data_loaders` makes them.
         model: a detector on MODEL.DEVICE, which TEST.COMPILE does not apply to, but TEST.BBOX_AUG does; None: load
             MODEL.WEIGHT.
-        check_expected: compare the metrics with TEST.EXPECTED_RESULTS; raise InputError if they differ.
+        final: compare the metrics with TEST.EXPECTED_RESULTS, and raise InputError if they differ; and write a report,
+            if TEST.REPORT is set.
     """
     if model is None:
         model = load_detector(cfg)
@@ -72,18 +78,19 @@ def test(
             data_loader,
             dataset_name=name,
             device=cfg.MODEL.DEVICE,
-            expected_results=cfg.TEST.EXPECTED_RESULTS if check_expected else (),
+            expected_results=cfg.TEST.EXPECTED_RESULTS if final else (),
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=_results_folder(cfg, name),
             evaluator=cfg.TEST.EVALUATOR,
             detections_per_img=cfg.TEST.DETECTIONS_PER_IMG,
+            report=cfg.TEST.REPORT and final,
         )
         comm.synchronize()
     return results
 
 
 def _results_folder(cfg: Config, dataset_name: str) -> str:
-    return os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    return os.path.join(cfg.OUTPUT_DIR, RESULTS, dataset_name)
 
 
 def load_detector(cfg: Config) -> nn.Module:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fcos_core.config import Config
 from fcos_core.config.checks import check_values, trains_batch_norm
+from fcos_core.config.node import leaves
 from fcos_core.data import make_data_loader
 from fcos_core.data.image_check import check_images
 from fcos_core.data.loader import BatchLoader
@@ -32,6 +33,8 @@ from fcos_core.utils.collect_env import collect_env_info
 from fcos_core.utils.files import check_writable, explaining_failure, replacing
 from fcos_core.utils.folder_lock import locked
 from fcos_core.utils.metrics_file import MetricsWriter
+from fcos_core.utils.text import printable
+from fcos_core.utils.trackers import TrackerSettings
 from fcos_core.weights.checkpointer import DetectronCheckpointer
 
 # What a checkpoint of this training holds beside the states of model, optimizer and schedule.
@@ -105,6 +108,7 @@ def _train(cfg: Config, test_loaders: dict[str, BatchLoader] | None) -> nn.Modul
         average=average,
         evaluate=evaluation,
         eval_period=cfg.TEST.EVAL_PERIOD,
+        trackers=make_trackers(cfg),
     )
     period = cfg.SOLVER.CHECKPOINT_PERIOD
     do_train(step.model, data_loader, optimizer, scheduler, checkpointer, step.device, period, arguments, options)
@@ -159,7 +163,7 @@ class _Evaluation:
         comm.broadcast_buffers(self.model)
         # Test the parts that SOLVER.COMPILE compiled without another compilation for the test's shapes.
         with torch.compiler.set_stance("force_eager"):
-            results = test(self.cfg, self.loaders, self.model, check_expected=finished)
+            results = test(self.cfg, self.loaders, self.model, final=finished)
         results = {name: result for name, result in results.items() if result}
         metric = self.cfg.TEST.BEST_METRIC
         if self.cfg.TEST.EVAL_PERIOD and metric and (first := results.get(self.cfg.DATASETS.TEST[0])):
@@ -181,8 +185,19 @@ class _Evaluation:
         self.checkpointer.save("model_best", tag=False, **self.arguments)
 
 
+def make_trackers(cfg: Config) -> TrackerSettings | None:
+    """Return the trackers of LOG.TRACKERS, which get the config's keys and values; None without any."""
+    if not cfg.LOG.TRACKERS:
+        return None
+    # Without the passwords in URLs.
+    config = {key: printable(value) if isinstance(value, str) else value for key, value in leaves(cfg)}
+    return TrackerSettings(tuple(dict.fromkeys(cfg.LOG.TRACKERS)), cfg.LOG.PROJECT, config)
+
+
 def _check(cfg: Config) -> None:
     check_values(cfg)
+    if trackers := make_trackers(cfg):
+        trackers.check_installed()
     solver, test = cfg.SOLVER, cfg.TEST
     share = solver.IMS_PER_BATCH // comm.get_world_size()
     fits = max(share, 1) >= solver.ACCUMULATE_STEPS
@@ -267,7 +282,7 @@ def _finish(
     metrics = evaluation(True)
     if comm.is_main_process():
         # The former run may have been killed within this evaluation: metrics.jsonl lacks its line then.
-        writer = MetricsWriter(cfg.OUTPUT_DIR, arguments["iteration"])
+        writer = MetricsWriter(cfg.OUTPUT_DIR, arguments["iteration"], make_trackers(cfg))
         writer.write(arguments["iteration"], metrics)
         writer.close()
 

@@ -26,6 +26,7 @@ from fcos_core.engine.watchdog import Watchdog
 from fcos_core.errors import InputError, LostProcessError
 from fcos_core.utils import comm
 from fcos_core.utils.folder_lock import FolderLock, locked
+from fcos_core.utils.trackers import TrackerSettings
 from fcos_core.weights.checkpointer import DetectronCheckpointer, unwrapped
 
 # Messages without an exception type of their own: of PyTorch's CPU allocator and oneDNN, and of gloo and NCCL.
@@ -46,6 +47,7 @@ class TrainingOptions:
         step: computes gradients and updates the model; None: `TrainingStep` with its defaults.
         average: moving average of the weights, updated every iteration; also among the checkpointer's `others`.
         evaluate: tests the model and returns metrics by name; its argument is True after the last iteration.
+        trackers: experiment trackers that get the metrics.
     """
 
     seed: int = 0
@@ -55,6 +57,7 @@ class TrainingOptions:
     average: AveragedModel | None = None
     evaluate: Callable[[bool], dict[str, float]] | None = None
     eval_period: int = 0
+    trackers: TrackerSettings | None = None
 
 
 class NonFiniteLossError(InputError):
@@ -106,7 +109,8 @@ def do_train(
             explain_dead_workers(),
         ):
             last, recent = first - 1 + len(data_loader), arguments.get("recent_values")
-            log = TrainingLog(checkpointer.save_dir, first, last, options.log_period, recent, folder_lock)
+            folder, period = checkpointer.save_dir, options.log_period
+            log = TrainingLog(folder, first, last, period, recent, folder_lock, options.trackers)
             _train(model, data_loader, step, scheduler, snapshot, checkpoint_period, options, watchdog, log)
 
 

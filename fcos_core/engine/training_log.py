@@ -12,6 +12,7 @@ from fcos_core.utils import comm
 from fcos_core.utils.folder_lock import FolderLock
 from fcos_core.utils.meters import MetricLogger
 from fcos_core.utils.metrics_file import MetricsWriter
+from fcos_core.utils.trackers import TrackerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class TrainingLog:
         period: iterations between lines.
         recent: as `recent` returned it after the iteration before `first`.
         folder_lock: lock on `folder`; it raises InputError here if the folder was replaced during the run.
+        trackers: get the lines of the metrics file too.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class TrainingLog:
         period: int,
         recent: Mapping[str, list[float]] | None = None,
         folder_lock: FolderLock | None = None,
+        trackers: TrackerSettings | None = None,
     ) -> None:
         self.first = first
         self.max_iter = max_iter
         self.period = period
         self._meters = MetricLogger(period, recent)
-        self._writer = MetricsWriter(folder, first - 1) if folder and comm.is_main_process() else None
+        writes = folder and comm.is_main_process()
+        self._writer = MetricsWriter(folder, first - 1, trackers) if writes else None
         self._folder_lock = folder_lock
         self._begin = time.perf_counter()
 
