@@ -2,13 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 from fcos_core.config import Config, cfg
 from fcos_core.data.build import build_collator, build_view_planners
@@ -18,11 +20,15 @@ from fcos_core.data.image_file import read_image, to_rgb
 from fcos_core.data.plan import BatchPlan
 from fcos_core.data.samplers import same_size_batches
 from fcos_core.data.transforms import transform
+from fcos_core.engine.from_dataset import complete_config
 from fcos_core.engine.inference import detect
 from fcos_core.engine.test import load_detector
 from fcos_core.errors import InputError
+from fcos_core.evaluation.analysis import DEFAULT_THRESHOLD
 from fcos_core.structures.bounding_box import BoxList
+from fcos_core.weights import zoo
 from fcos_core.weights.checkpoint_meta import read_meta
+from fcos_core.weights.conventions import IMAGENET_HRNET, IMAGENET_RESNET
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 # A sample for each view, indexed by its position in the call; the plans of the views; (width, height) of the picture.
@@ -37,15 +43,19 @@ class Predictor:
     InputError if the config, the weights or the device cannot be used.
 
     Args:
-        config: path of a YAML file, or a config; None: the config in the checkpoint `weights`.
+        config: path of a YAML file, or a config; None: the config in the checkpoint `weights`, or the file of
+            configs/zoo for a zoo:// name.
         weights: a file, a URL or a name (zoo://, hf://) of a trained detector; None: MODEL.WEIGHT of the config.
         device: "cpu", "cuda" or "cuda:1"; None: MODEL.DEVICE of the config, or cuda if there is a GPU where the config
             is the checkpoint's.
-        threshold: detections with a lower score are left out.
+        threshold: detections with a lower score are left out: one number, or one for each class name, such as the
+            content of the thresholds.json that a test writes (classes that it lacks: 0.3).
         compile: run a compiled copy of the detector (see `compile_for_inference`): faster, equal up to rounding.
 
     Attributes:
         category_names: name of each label, from label 1 on.
+        ims_per_batch: number of images that are detected on at once (TEST.IMS_PER_BATCH).
+        thresholds: (C,) lowest score of each label, from label 1 on.
     """
 
     def __init__(
@@ -53,14 +63,29 @@ class Predictor:
         config: str | os.PathLike | Config | None = None,
         weights: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
-        threshold: float = 0.3,
+        threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD,
         compile: bool = True,
     ) -> None:
         self._cfg = _merged(config, weights, device, compile)
         self._model = load_detector(self._cfg)
         self._collator = build_collator(self._cfg)
         self.category_names = category_names(self._cfg, self._model.category_names)
+        self.ims_per_batch: int = self._cfg.TEST.IMS_PER_BATCH
         self.threshold = threshold
+
+    @property
+    def threshold(self) -> float | Mapping[str, float]:
+        """Lowest score of a detection, or that of each class name, as it was given."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float | Mapping[str, float]) -> None:
+        self.thresholds = _thresholds(threshold, self.category_names)
+        self._threshold = threshold
+
+    def read(self, path: str | os.PathLike) -> Image.Image:
+        """Read an image file as RGB, upright; raise `UnreadableImageError` if it cannot be read."""
+        return read_image(os.fspath(path), max_pixels=self._cfg.INPUT.MAX_PIXELS)
 
     def __call__(self, images: Picture | Sequence[Picture], bgr: bool = False) -> BoxList | list[BoxList]:
         """Detect objects in one image or in several; raise InputError if one is unreadable or of a wrong type or shape.
@@ -85,7 +110,7 @@ class Predictor:
         return [results[position] for position in range(len(images))]
 
     def _read(self, position: int, picture: Picture, bgr: bool) -> _Read:
-        image = _as_rgb(picture, bgr, self._cfg.INPUT.MAX_PIXELS)
+        image = self.read(picture) if isinstance(picture, (str, os.PathLike)) else _as_rgb(picture, bgr)
         plans = [planner.plan(0, [0]) for planner in build_view_planners(self._cfg, np.array([image.size]))]
         boxes = BoxList([], image.size)
         return [(*transform(image, boxes, plan.samples[0]), position) for plan in plans], plans, image.size
@@ -97,7 +122,7 @@ class Predictor:
         return {position: self._finish(boxes) for position, boxes in zip(positions, detections, strict=True)}
 
     def _finish(self, boxes: BoxList) -> BoxList:
-        boxes = boxes[boxes.get_field("scores") >= self.threshold]
+        boxes = boxes[boxes.get_field("scores") >= self.thresholds[boxes.get_field("labels") - 1]]
         boxes.add_field("names", [self.category_names[label - 1] for label in boxes.get_field("labels").tolist()])
         return boxes
 
@@ -113,7 +138,7 @@ def _merged(
     compile: bool,
 ) -> Config:
     if config is None:
-        merged = _config_of(weights)
+        merged = config_of(weights)
     elif isinstance(config, Config):
         merged = config.clone()
     else:
@@ -125,18 +150,58 @@ def _merged(
         merged.MODEL.WEIGHT = os.fspath(weights)
     if device is not None:
         merged.MODEL.DEVICE = str(device)
+    complete_config(merged, is_train=False)
     merged.freeze()
     return merged
 
 
-def _config_of(weights: str | os.PathLike | None) -> Config:
-    """Return the config in the checkpoint `weights`, with the device of this machine."""
+def _thresholds(threshold: float | Mapping[str, float], names: Sequence[str]) -> Tensor:
+    """Return (C,) float32 scores; raise InputError for a class that the detector lacks or a score beyond 0 to 1."""
+    by_name = threshold if isinstance(threshold, Mapping) else dict.fromkeys(names, threshold)
+    for name, score in by_name.items():
+        if name not in names:
+            known = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
+            raise InputError(
+                f"A threshold is given for {name!r}, which is no class of the detector: it has {known}. Take the "
+                "thresholds.json of a test of this detector."
+            )
+        if isinstance(score, bool) or not isinstance(score, Real) or not 0 <= score <= 1:
+            raise InputError(f"The threshold of {name!r} is {score!r}: give a score from 0 to 1.")
+    return torch.tensor([float(by_name.get(name, DEFAULT_THRESHOLD)) for name in names])
+
+
+def config_for(config_file: str, weights: str | None, options: Sequence[str]) -> Config:
+    """Return the config of a detector that a command names.
+
+    Args:
+        config_file: a YAML file; "": the config of `weights`, see `config_of`.
+        weights: take the place of MODEL.WEIGHT; they tell the numbers that the file leaves to the data. None: keep it.
+        options: overrides, KEY VALUE ...
+    """
+    config = cfg.clone() if config_file else config_of(weights)
+    config.defrost()
+    if config_file:
+        config.merge_from_file(config_file)
+    config.merge_from_list(list(options))
+    config.MODEL.WEIGHT = weights or config.MODEL.WEIGHT
+    complete_config(config, is_train=False)
+    return config
+
+
+def config_of(weights: str | os.PathLike | None) -> Config:
+    """Return the config in the checkpoint `weights`, with the device of this machine; for a zoo:// name, of the zoo.
+
+    Raise InputError if there is none.
+    """
+    name = zoo.published_conventions(os.fspath(weights)) if _in_zoo(weights) else ""
+    if name not in ("", IMAGENET_HRNET, IMAGENET_RESNET):
+        merged = cfg.clone()
+        merged.merge_from_file(f"configs/zoo/{name}.yaml")
+        return merged
     text = read_meta(os.fspath(weights)).config if weights is not None else None
     if text is None:
         owner = "" if weights is None else f", as '{weights}' has none"
-        raise InputError(
-            f"Predictor needs a config{owner}: give the path of the YAML file that the detector was trained with."
-        )
+        raise InputError(f"A detector needs a config{owner}: give the path of the YAML file that it was trained with.")
     try:
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -155,9 +220,12 @@ def _config_of(weights: str | os.PathLike | None) -> Config:
     return merged
 
 
-def _as_rgb(image: Picture, bgr: bool, max_pixels: int) -> Image.Image:
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(os.fspath(image), max_pixels=max_pixels)
+def _in_zoo(weights: str | os.PathLike | None) -> bool:
+    source = os.fspath(weights or "")
+    return source.startswith(zoo.SCHEME) and source.removeprefix(zoo.SCHEME) in zoo.ZOO
+
+
+def _as_rgb(image: Picture, bgr: bool) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, np.ndarray):

@@ -157,6 +157,48 @@ def test_the_threshold_is_the_lowest_score(config, weights, predictor):
     assert len(boxes) == int((scores >= threshold).sum()) < len(scores)
 
 
+def test_each_class_may_have_a_threshold_of_its_own(config, weights, predictor):
+    found = predictor(picture())
+    of_one = found.get_field("scores")[found.get_field("labels") == 1]
+    middle = float(of_one[len(of_one) // 2])
+    boxes = Predictor(config, weights, threshold={"class 1": middle, "class 2": 1})(picture())
+    kept = {name: boxes.get_field("names").count(name) for name in ("class 1", "class 2", "class 3")}
+    # A class without a threshold has that of a predictor to which none is given.
+    of_three = int((found.get_field("labels") == 3).sum())
+    assert kept == {"class 1": int((of_one >= middle).sum()), "class 2": 0, "class 3": of_three} and of_three > 0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "sentence"),
+    [
+        ({"cat": 0.4}, "given for 'cat', which is no class of the detector: it has 'class 1', 'class 2', 'class 3'"),
+        ({"class 1": 40}, "threshold of 'class 1' is 40: give a score from 0 to 1"),
+        ({"class 1": "0.4"}, "is '0.4': give a score"),
+        ({"class 1": None}, "is None: give a score"),
+        ({"class 1": True}, "is True: give a score"),
+        (float("nan"), "is nan: give a score"),
+    ],
+)
+def test_thresholds_of_no_use_are_sentences(predictor, threshold, sentence):
+    with pytest.raises(InputError, match=sentence):
+        predictor.threshold = threshold
+
+
+def test_numpy_numbers_are_thresholds(predictor):
+    before = predictor.threshold
+    for number in (np.float32(0.5), np.float64(0.5)):
+        predictor.threshold = number
+        assert predictor.thresholds.tolist() == [0.5] * 3
+    predictor.threshold = before
+
+
+def test_a_name_of_the_zoo_has_a_config_without_any_file(monkeypatch):
+    monkeypatch.setattr(fcos_core.predictor, "read_meta", lambda _: pytest.fail("the weights are not needed for it"))
+    config = fcos_core.predictor.config_of("zoo://mmdet_fcos_hrnetv2p_w18_1x")
+    # configs/zoo/mmdet_fcos_hrnetv2p_w18.yaml
+    assert config.MODEL.BACKBONE.CONV_BODY == "HRNET-W18" and config.INPUT.PIXEL_STD == [57.375, 57.12, 58.395]
+
+
 def test_config_and_weights_may_come_from_files(config, weights, predictor, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(config.dump())
@@ -207,7 +249,7 @@ def test_a_config_of_no_use_in_a_checkpoint_is_a_sentence(tmp_path, text, senten
 def test_a_checkpoint_chooses_no_file_of_this_machine(tmp_path):
     (tmp_path / "base.yaml").write_text("SEED: 5")
     torch.save({"model": {}, "config": f"_BASE_: {tmp_path}/base.yaml"}, tmp_path / "w.pth")
-    assert fcos_core.predictor._config_of(tmp_path / "w.pth").SEED == 0
+    assert fcos_core.predictor.config_of(tmp_path / "w.pth").SEED == 0
 
 
 def test_names_of_coco_need_no_annotation_file(config):
