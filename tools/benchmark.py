@@ -20,6 +20,7 @@ from fcos_core.utils.collect_env import collect_env_info
 
 MEASURES: dict[str, Callable[[Settings], list[Table]]] = {
     "latency": inference.latency,
+    "runtimes": inference.runtimes,
     "throughput": inference.throughput,
     "stages": inference.stages,
     "branches": inference.branches,

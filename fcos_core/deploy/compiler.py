@@ -47,7 +47,7 @@ def compile_for_inference(
     if device.type != "cuda" and precision in ("tf32", "float16"):
         raise InputError(f"Inference in {precision} needs a CUDA device; on '{device}' use float32 or bfloat16.")
     dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
-    detector = _prepare(model, device, dtype)
+    detector = prepare(model, device, dtype)
     if device.type != "cuda":
         return CompiledDetector(detector)
     # Tensor cores read channels in units of 16 bytes. Float32 without TF32 does not use tensor cores.
@@ -57,7 +57,7 @@ def compile_for_inference(
     return CompiledDetector(detector, GraphPerShape(network.run, network.capture, max_graphs))
 
 
-def _prepare(model: Detector, device: torch.device, dtype: torch.dtype) -> Detector:
+def prepare(model: Detector, device: torch.device, dtype: torch.dtype) -> Detector:
     """Return a copy of `model` on `device` with folded norms, channels-last and in `dtype`."""
     # Folding in float64 rounds each folded weight only once, to `dtype`.
     detector = copy.deepcopy(model).to(device).double().eval().requires_grad_(False)

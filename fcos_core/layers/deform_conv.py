@@ -57,7 +57,7 @@ class DFConv2d(nn.Module):
         predicted, conv = self.offset(x), self.conv
         with without_autocast(x):
             dtype = torch.promote_types(x.dtype, torch.float32)
-            offset, mask = predicted.to(dtype).tensor_split([self.num_offsets], dim=1)
+            offset, mask = predicted[:, : self.num_offsets].to(dtype), predicted[:, self.num_offsets :].to(dtype)
             out = deform_conv2d(
                 x.to(dtype),
                 offset,

@@ -41,6 +41,8 @@ class InferenceConv2d(nn.Conv2d):
 
 
 def _fits_onednn(x: Tensor) -> bool:
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    # An exported graph has PyTorch's general operators, which other runtimes know.
+    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if x.device.type != "cpu" or exporting or not torch.backends.mkldnn.is_available():
         return False
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import importlib.util
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +16,15 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from benchmarks.models import SEED, bias_shift, network_input
 from benchmarks.plain import PlainTrainingStep, make_plain, make_plain_optimizer
 from fcos_core.config import Config
+from fcos_core.data.build import build_normalization
 from fcos_core.deploy.compiler import compile_for_inference
+from fcos_core.deploy.export import ENDINGS
+from fcos_core.engine.export import write
 from fcos_core.engine.train import make_training_step
 from fcos_core.modeling.detector import Detector
 from fcos_core.solver import make_optimizer
 from fcos_core.structures.bounding_box import BoxList
-from fcos_core.structures.image_list import ImageList
+from fcos_core.structures.image_list import ByteImages, ImageList
 
 # True if convolutions may round their inputs to TF32, which is PyTorch's default.
 PLAIN_ON_CUDA = {"plain": True, "plain without TF32": False}
@@ -52,6 +57,31 @@ def our_inference(config: Config, detector: Detector, images: Tensor, precision:
     batch = network_input(config, images)
     compiled(batch)  # on CUDA the second batch of a shape is captured, so the warm-up captures it
     return lambda: [found.to("cpu") for found in compiled(batch)]
+
+
+def exported_inference(config: Config, detector: Detector, images: Tensor, everything: bool) -> dict[str, Call]:
+    """Export the detector to the runtimes that are installed, by name; `everything`: also those that need minutes."""
+    height, width = images.shape[-2:]
+    batch = ByteImages((images * 255).byte(), [(height, width)] * len(images), build_normalization(config))
+    chosen = {"onnxruntime": ("onnx", "float32"), "openvino": ("openvino", "float32")}
+    if everything:
+        precisions = ("bfloat16", "int8") if has_bfloat16() else ("int8",)
+        chosen.update({f"openvino {precision}": ("openvino", precision) for precision in precisions})
+        chosen.update({"torch.export": ("torch", "float32"), "AOTInductor": ("aot", "float32")})
+    calls: dict[str, Call] = {}
+    for name, (kind, precision) in chosen.items():
+        if kind in ("onnx", "openvino") and not all(map(importlib.util.find_spec, ("onnx", name.split()[0]))):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"detector{ENDINGS[kind]}"
+            run = write(config, detector, path, kind, precision, calibration=[batch] if precision == "int8" else ())
+        calls[name] = partial(run, batch)
+    return calls
+
+
+def has_bfloat16() -> bool:
+    """Return True if this CPU computes in bfloat16; others convert, and are many times slower."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def torchvision_inference(images: Tensor, candidates: int) -> dict[str, Call]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -50,7 +51,10 @@ def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Ti
             for precision in PRECISIONS[settings.device.type]
         }
         others = contenders.torchvision_inference(images, settings.candidates) if model == TORCHVISION_MODEL else {}
-        calls = {**plain, **ours, **others}
+        runtimes = {}
+        if settings.device.type == "cpu" and batch == 1:
+            runtimes = contenders.exported_inference(config, detector, images, everything=False)
+        calls = {**plain, **ours, **runtimes, **others}
         timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
         # Compare after timing: only then do the calls run the CUDA graphs that were timed.
         same = {"ours float32": same_detections(ours["ours float32"](), calls[list(plain)[-1]]())}
@@ -67,6 +71,23 @@ def _detection(settings: Settings, batch: int, title: str, columns: Callable[[Ti
         "share of plain's float32 detections found again within 0.05 px and 1e-4 in score."
     )
     return Table(title, note, rows)
+
+
+def runtimes(settings: Settings) -> list[Table]:
+    """Measure the exported detector in every runtime on the CPU, from the bytes of one image to its boxes."""
+    rows = []
+    settings = replace(settings, device=torch.device("cpu"))
+    for model in settings.models:
+        config, detector, images = _subject(settings, model, 1)
+        names = PRECISIONS["cpu"] if contenders.has_bfloat16() else ("float32",)
+        ours = {f"ours {name}": contenders.our_inference(config, detector, images, name) for name in names}
+        calls = {**ours, **contenders.exported_inference(config, detector, images, everything=True)}
+        timings = interleave(calls, settings.device, settings.rounds, settings.warmup)
+        for name, timing in timings.items():
+            compared = {"x ours float32": timings["ours float32"].median / timing.median}
+            rows.append({"model": model, "contender": name, **milliseconds(timing), **compared})
+    note = "Image to boxes, post-processing included. `x ours float32`: speed relative to the compiled detector."
+    return [Table(f"Runtimes at batch 1, {_size(settings)}", note, rows)]
 
 
 def stages(settings: Settings) -> list[Table]:

@@ -144,15 +144,22 @@ class FCOSPostProcessor:
         probabilities = probabilities.flatten(1)
         compared = scores if self.rule.threshold_on_score else probabilities
         rank = probabilities if self.rule.rank_by_class else scores
-        keys = pack_score_and_index(rank, compared > self.score_threshold)
-        levels = keys.split([len(points) * classes for points in locations], dim=1)
-        tasks = [partial(torch.topk, level, min(self.pre_nms_top_n, level.shape[1]), dim=1) for level in levels]
+        sizes = [points.shape[0] * classes for points in locations]
+        indices, valid = self._best_of_levels(rank, compared > self.score_threshold, sizes)
+        return _Candidates(scores.gather(1, indices), indices, valid)
+
+    def _best_of_levels(self, rank: Tensor, valid: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return index and validity (N, K) of the pairs that are best by `rank` (N, M) on levels of `sizes` pairs."""
+        levels = pack_score_and_index(rank, valid).split(list(sizes), dim=1)
+        # In torch.export, min() would fix the size of the level.
+        counts = [torch.sym_min(self.pre_nms_top_n, level.shape[1]) for level in levels]
+        tasks = [partial(torch.topk, level, count, dim=1) for level, count in zip(levels, counts, strict=True)]
         valid, indices = unpack_index(torch.cat([best.values for best in parallel(tasks)], dim=1))
         if self.rule.rank_by_class:
             # Of equal scores the earlier pair goes first, not the pair of the more probable class.
             indices, order = indices.sort(dim=1)
             valid = valid.gather(1, order)
-        return _Candidates(scores.gather(1, indices), indices, valid)
+        return indices, valid
 
     def _detect(
         self,
@@ -172,18 +179,27 @@ class FCOSPostProcessor:
             valid = valid & self.coder.has_area(boxes) if self.drop_empty else valid
         rows = torch.cat([boxes, scores[..., None], labels[..., None].to(scores.dtype)], dim=2)
         rows = rows.masked_fill(~valid[..., None], 0)
-        return _best_first(rows) if self.gives_candidates else self._select(rows, clip_max)
+        return self._best_first(rows) if self.gives_candidates else self._select(rows, clip_max)
 
     def _select(self, rows: Tensor, clip_max: Tensor) -> Tensor:
         """Return (N, D, 6) rows of detections among the candidates in rows (N, K, 6)."""
         boxes, scores, labels = rows[..., :4], rows[..., 4], rows[..., 5].long()
-        images = torch.arange(len(rows), device=rows.device)[:, None]
-        slots = torch.arange(labels.numel(), device=rows.device).view_as(labels)
+        mask = self._kept(self.coder.for_nms(boxes), scores, labels)
+        rows = self._best_first(rows.masked_fill(~mask[..., None], 0), self.detections_per_image)
+        return self._clip_detections(rows, clip_max) if self.clip_after_nms else rows
+
+    def _kept(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return (N, K) bool, True for boxes (N, K, 4) that suppression keeps; those of label 0 are empty slots."""
+        images = torch.arange(labels.shape[0], device=labels.device)[:, None]
+        slots = torch.arange(labels.numel(), device=labels.device).view_as(labels)
         # Each empty slot is a group of its own, so it suppresses no box and costs no comparison.
         groups = torch.where(labels > 0, (images << 32) + labels, -1 - slots)
-        mask = nms_mask(self.coder.for_nms(boxes).flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold)
-        rows = _best_first(rows.masked_fill(~mask.view_as(labels)[..., None], 0))[:, : self.detections_per_image]
-        return self._clip_detections(rows, clip_max) if self.clip_after_nms else rows
+        mask = nms_mask(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold)
+        return mask.view_as(labels)
+
+    def _best_first(self, rows: Tensor, count: int | None = None) -> Tensor:
+        """Return the `count` best rows (N, K, 6), or all, by decreasing score; of equal scores the earlier is first."""
+        return _gather_rows(rows, rank_of(rows).sort(dim=1, descending=True, stable=True).indices[:, :count])
 
     def _clip_detections(self, rows: Tensor, clip_max: Tensor) -> Tensor:
         """Clip the boxes of rows (N, D, 6); with `drop_empty`, empty the rows of boxes without area, and put them last.
@@ -194,8 +210,7 @@ class FCOSPostProcessor:
         rows = torch.cat([boxes, rows[..., 4:]], dim=2)
         if not self.drop_empty:
             return rows
-        empty = ~self.coder.has_area(boxes)
-        return _gather_rows(rows.masked_fill(empty[..., None], 0), empty.sort(dim=1, stable=True).indices)
+        return self._best_first(rows.masked_fill(~self.coder.has_area(boxes)[..., None], 0))
 
     def to_box_lists(self, rows: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[BoxList]:
         """Convert rows (x1, y1, x2, y2, score, label), (N, D, 6), to a BoxList per image of (height, width).
@@ -213,10 +228,9 @@ class FCOSPostProcessor:
         return detections
 
 
-def _best_first(rows: Tensor) -> Tensor:
-    """Sort rows (N, K, 6) for `to_box_lists` by decreasing score; of equal scores the earlier stays first."""
-    order = rows[..., 4].masked_fill(rows[..., 5] == 0, -1).sort(dim=1, descending=True, stable=True).indices
-    return _gather_rows(rows, order)
+def rank_of(rows: Tensor) -> Tensor:
+    """Return the scores (N, K) of rows (N, K, 6), -1 for empty ones."""
+    return rows[..., 4].masked_fill(rows[..., 5] == 0, -1)
 
 
 def _probabilities(logits: Sequence[Tensor], quality: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -45,8 +45,16 @@ class HRFPN(nn.Module):
         levels = []
         for level, conv in enumerate(self.fpn_conv):
             kernel = _pooling_kernel(level, fused.shape[-2:])
-            levels.append(conv(F.avg_pool2d(fused, kernel) if level else fused))
+            levels.append(conv(F.avg_pool2d(_pooled_part(fused, kernel), kernel) if level else fused))
         return levels
+
+
+def _pooled_part(x: Tensor, kernel: Sequence[int]) -> Tensor:
+    """Return the part of x that the pooling reads; without it torch.export would fix whether all of x is read."""
+    if not torch.compiler.is_exporting():
+        return x
+    height, width = (side // step * step for side, step in zip(x.shape[-2:], kernel, strict=True))
+    return x[..., :height, :width]
 
 
 def _pooling_kernel(level: int, size: Sequence[int]) -> list[int]:
