@@ -1,19 +1,22 @@
-"""Command line, set-up and error messages of the programs under tools/."""
+"""Command line, set-up and error messages of the commands."""
 
 import argparse
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from fcos_core.config import Config, cfg
+from fcos_core.engine.from_dataset import complete_config
 from fcos_core.errors import InputError, LostProcessError
 from fcos_core.utils import comm
+from fcos_core.utils.arguments import ArgumentParser
 from fcos_core.utils.collect_env import collect_env_info
 from fcos_core.utils.files import check_writable
 from fcos_core.utils.logger import setup_logger
@@ -25,33 +28,35 @@ _LAUNCHER_SECONDS = 10
 logger = logging.getLogger(__name__)
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """Parser of a program's command line; what it cannot understand is shown as one printable line."""
+def config_parser(description: str, example: str = "") -> ArgumentParser:
+    """Make a parser of `--config-file FILE [KEY VALUE ...]` that accepts the options of torch's launchers.
 
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
-
-
-def config_parser(description: str) -> ArgumentParser:
-    """Make a parser of `--config-file FILE [KEY VALUE ...]` that accepts the options of torch's launchers."""
-    parser = ArgumentParser(description=description)
+    `example` shows the words after the program's name.
+    """
+    parser = ArgumentParser(description=description, epilog=example and f"example:\n  %(prog)s {example}")
     parser.add_argument("--config-file", default="", metavar="FILE", help="a YAML file of configs/")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as MODEL.DEVICE cpu")
     return parser
 
 
-def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; overrides may stand before, between and after the options."""
-    return parser.parse_intermixed_args()
+def parse_arguments(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse `words`, None: the command line; overrides may stand before, between and after the options."""
+    return parser.parse_intermixed_args(words)
 
 
-def make_config(arguments: argparse.Namespace) -> Config:
-    """Merge the file, then the overrides of the command line, into the defaults; return the frozen config."""
+def make_config(arguments: argparse.Namespace, is_train: bool | None = False) -> Config:
+    """Merge the file, then the overrides of the command line, into the defaults; return the frozen config.
+
+    Numbers that are left to the dataset are filled in by `complete_config`, for a training or a test; with `is_train`
+    None they stay 0, for a program that has no use for them.
+    """
     config = cfg.clone()
     if arguments.config_file:
         config.merge_from_file(arguments.config_file)
     config.merge_from_list(arguments.opts)
+    if is_train is not None:
+        complete_config(config, is_train)
     config.freeze()
     return config
 
@@ -68,10 +73,30 @@ def setup_run(cfg: Config) -> None:
     logger.info("Using %d process%s", comm.get_world_size(), "es" if comm.get_world_size() > 1 else "")
     logger.info("Environment\n%s", Block(collect_env_info()))
     logger.info("Running with config:\n%s", Block("\n".join(_config_lines(cfg))))
+    for note in cfg.notes:
+        logger.info("%s", note)
+
+
+@contextlib.contextmanager
+def naming_written(folder: str | Path, *patterns: str) -> Iterator[None]:
+    """Print "Wrote PATH" for each file in `folder` that fits a pattern and that the block has made or changed."""
+    before = _times(folder, patterns)
+    yield
+    for path, time_ns in _times(folder, patterns).items():
+        if comm.is_main_process() and before.get(path) != time_ns:
+            print(f"Wrote {printable(path)}", flush=True)
+
+
+def _times(folder: str | Path, patterns: Sequence[str]) -> dict[Path, int]:
+    paths = [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Call `main` and exit; print an `InputError` as one line without a traceback, with exit status 1."""
+    """Call `main` and exit; print an `InputError` as one line without a traceback, with exit status 1.
+
+    Ctrl-C gives the exit status 130, as shells have it.
+    """
 
     def work() -> None:
         try:
@@ -94,7 +119,8 @@ def run_program(main: Callable[[], None]) -> None:
             comm.exit_now(1)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     if dist.is_initialized():
         comm.synchronize()
         comm.exit_now(0)

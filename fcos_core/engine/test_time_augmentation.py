@@ -11,8 +11,7 @@ from fcos_core.deploy.compiler import compile_for_inference
 from fcos_core.errors import InputError
 from fcos_core.modeling.detector import Detector
 from fcos_core.modeling.fcos.fcos import FCOS
-from fcos_core.published_scripts.boxlist_ops import boxlist_iou, cat_boxlist
-from fcos_core.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
+from fcos_core.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList, boxlist_iou, cat_boxlist
 from fcos_core.structures.image_list import ByteImages, ImageList, ImageViews
 from fcos_core.weights.checkpointer import unwrapped
 
