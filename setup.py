@@ -91,7 +91,17 @@ def operators() -> setuptools.Extension:
 
 
 class BuildOperators(cpp_extension.BuildExtension):
-    """Compilation of the operators; without a compiler it warns and leaves them out. A compile error ends the build."""
+    """Compilation of the operators; without a compiler it warns and leaves them out. A compile error ends the build.
+
+    Object files stay in build/, so that a wheel takes those of the installation in place: nothing is compiled twice.
+    """
+
+    def finalize_options(self) -> None:
+        # Objects compiled against another PyTorch are not taken: the headers' dates do not tell them apart.
+        self.build_temp = self.build_temp or str(
+            ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
+        )
+        super().finalize_options()
 
     def run(self) -> None:
         compilers = [cpp_extension.get_cxx_compiler(), os.environ.get("CC") or ""]
