@@ -24,8 +24,15 @@ multiprocessing.set_forkserver_preload(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, which start commands, so that none is left to a single worker at the end."""
-    items.sort(key=lambda item: item.path.parent.name != "tools")
+    """Begin with the longest files, so that none is left to a single worker at the end.
+
+    Those are the files with slow tests, a notebook among them, and the files that start commands.
+    """
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "tools"))
 
 
 @pytest.fixture(scope="session")

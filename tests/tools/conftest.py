@@ -94,17 +94,18 @@ class Workspace:
     def start(
         self, tool: str, *words: str, launcher: tuple[str, ...] = (), gpus: str = "", host: str = "", fork: bool = True
     ) -> subprocess.Popen | ForkedCommand:
-        """Start tools/TOOL with this config in the repository, with one thread per process.
+        """Start tools/TOOL or `fcos TOOL` with this config in the repository, with one thread per process.
 
         Args:
-            tool: file name of the command.
+            tool: file name of the command, or a command of `fcos`.
             words: arguments of the command.
             launcher: words between Python and the tool.
             gpus: numbers of the GPUs that the command sees.
             host: network namespace of the command; its interface to other hosts has the same name.
             fork: start without an interpreter of its own, which takes seconds less; never on GPUs.
         """
-        command = [*launcher, f"tools/{tool}", "--config-file", str(self.folder / "tiny.yaml"), *words]
+        program = [f"tools/{tool}"] if tool.endswith(".py") else ["-m", "fcos_core", tool]
+        command = [*launcher, *program, "--config-file", str(self.folder / "tiny.yaml"), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": gpus}
         if host:
             environment["GLOO_SOCKET_IFNAME"] = host

@@ -43,6 +43,9 @@ def test_demo_reaches_what_readme_promises(tmp_path):
     call("tools/train_net.py", *config, "--skip-test", "MODEL.DEVICE", "cpu")
     call("tools/test_net.py", *config, "MODEL.WEIGHT", tmp_path / "model_final.pth", "MODEL.DEVICE", "cpu")
     call("tools/draw_detections.py", *config)
+    call("tools/export.py", *config, "--weights", tmp_path / "model_final.pth", "--format", "onnx")
+    assert (tmp_path / "model_final.onnx").is_file()  # written only if ONNX Runtime finds what PyTorch finds
+    assert (tmp_path / "inference" / "shapes_val" / "report.html").is_file()
     results = json.loads((tmp_path / "inference" / "shapes_val" / "coco_results.json").read_text())
     # README promises these values; 0.71 and 0.96 were measured.
     assert results["bbox"]["AP"] >= 0.50

@@ -1,6 +1,7 @@
 """Testing command on one, two and four processes: tables and detections are equal to the last digit."""
 
 import json
+import re
 
 from PIL import Image
 
@@ -22,7 +23,9 @@ def test_tables_do_not_depend_on_the_number_of_processes(trained, workspace, tmp
         result = workspace.run_processes(count, "test_net.py", *words, *more)
         assert result.returncode == 0, result.stderr
         results = out / "inference" / "tiny"
-        table = (out / "log.txt").read_text().partition("COCO metrics")[2]
-        outcomes.append(((results / "bbox.json").read_text(), (results / "coco_results.json").read_text(), table))
+        # The table ends where the next line of the log begins with its date.
+        table = re.split(r"\n\d{4}-", (out / "log.txt").read_text().partition("COCO metrics")[2])[0]
+        files = ("bbox.json", "coco_results.json", "thresholds.json", "report.html")
+        outcomes.append((*((results / name).read_text() for name in files), table))
     assert outcomes[0] == outcomes[1] == outcomes[2]
-    assert len(json.loads(outcomes[0][0])) > 100 and "AP per class" in outcomes[0][2]
+    assert len(json.loads(outcomes[0][0])) > 100 and "AP per class" in outcomes[0][4]
