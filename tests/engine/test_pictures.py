@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_to(run):
 
 
 def test_a_full_disk(run, monkeypatch):
-    def full(*_args):
+    def full(*_args, **_options):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("PIL.Image.Image.save", full)

@@ -3,14 +3,18 @@
 import pytest
 
 from fcos_core.config import cfg
-from fcos_core.engine.program import ArgumentParser, _config_lines, run_program
+from fcos_core.engine.program import _config_lines, run_program
 from fcos_core.errors import InputError, LostProcessError
 
 
-def test_an_argument_commands_no_terminal(capsys):
-    with pytest.raises(SystemExit):
-        ArgumentParser(prog="train").parse_args(["--no\x1b[2J\nerror: fake"])
-    assert capsys.readouterr().err.splitlines()[-1] == r"train: error: unrecognized arguments: --no\x1b[2J\nerror: fake"
+def test_ctrl_c_leaves_without_a_traceback(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run_program(interrupted)
+    assert caught.value.code == 130  # 128 and the number of SIGINT, as shells have it
+    assert capsys.readouterr().err == "Interrupted.\n"
 
 
 def test_an_error_is_one_line(capsys):

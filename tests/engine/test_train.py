@@ -169,3 +169,14 @@ def test_the_evaluation_knows_how_many_detections_an_image_has(monkeypatch):
     loader = types.SimpleNamespace(dataset=None)
     engine_test.test(config, {"cells": loader}, torch.nn.Identity())
     assert seen == [300]
+
+
+def test_only_the_last_test_of_a_training_writes_a_report(monkeypatch):
+    config, seen = cfg.clone(), []
+    monkeypatch.setattr(engine_test, "inference", lambda *_, **options: seen.append(options["report"]))
+    loaders = {"cells": types.SimpleNamespace(dataset=None)}
+    for switch in (True, False):
+        config.merge_from_list(["TEST.REPORT", switch])
+        for final in (True, False):
+            engine_test.test(config, loaders, torch.nn.Identity(), final=final)
+    assert seen == [True, False, False, False]

@@ -213,9 +213,12 @@ def test_progress_on_a_terminal_alone(server, cache, monkeypatch, capsys):
     download(server.url("quiet.pth"))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("fcos_core.utils.progress._DELAY", 0)
+    monkeypatch.setattr("fcos_core.weights.download._CHUNK", 1000)
     download(server.url("shown.pth"))
     shown = capsys.readouterr().err
-    assert shown.startswith("\r") and "100%" in shown and "12.8k/12.8k" in shown and shown.endswith("\n")
+    # 12,800 bytes in pieces of 1,000, which stand for megabytes here.
+    assert shown.startswith("\rDownloading: ") and "100%" in shown and "13/13" in shown and shown.endswith("\n")
 
 
 def test_one_name_on_two_urls_is_two_files(server, cache):
