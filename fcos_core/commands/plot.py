@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from fcos_core.utils.arguments import ArgumentParser
-from fcos_core.utils.files import explaining_failure
 from fcos_core.utils.text import printable
 from fcos_core.visualize.curves import METRICS, plot_runs
 
@@ -26,6 +25,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"metrics to draw; * stands for anything ({' '.join(METRICS).replace('%', '%%')})",
     )
     options = parser.parse_args(arguments)
-    with explaining_failure(options.out, "--out"):
-        plot_runs(options.runs, options.out, options.metrics, options.smooth)
+    plot_runs(options.runs, options.out, options.metrics, options.smooth, key="--out")
     print(f"Wrote {printable(options.out)}")

@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from fcos_core.errors import InputError, require
-from fcos_core.utils.files import replacing
+from fcos_core.utils.files import explaining_failure, replacing
 from fcos_core.utils.metrics_file import read_metrics
 from fcos_core.utils.text import printable
+from fcos_core.visualize.palette import COLOURS
 
 # Metrics that are drawn without a choice, as patterns: losses, learning rate, results of evaluations.
 METRICS = ("loss*", "lr", "*/AP", "*/AP50")
 FORMATS = (".png", ".svg", ".pdf")
-# Colours that people who do not see red or green apart can tell from each other (Okabe and Ito).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LINES = ("-", "--", ":", "-.")
 _COLUMNS, _NAME_LETTERS = 3, 60
 # Ratio of the highest and the lowest loss or learning rate from which the scale is logarithmic.
@@ -41,7 +40,11 @@ def plot_losses(metrics_file: str | Path, picture: str | Path) -> None:
 
 
 def plot_runs(
-    runs: Sequence[str | Path], picture: str | Path, metrics: Sequence[str] = METRICS, smoothing: int = 1
+    runs: Sequence[str | Path],
+    picture: str | Path,
+    metrics: Sequence[str] = METRICS,
+    smoothing: int = 1,
+    key: str = "OUTPUT_DIR",
 ) -> None:
     """Draw metrics of runs over the iterations into one picture, a panel for each metric, a line for each run.
 
@@ -51,6 +54,7 @@ def plot_runs(
         metrics: patterns of names, in which * stands for anything. Each must match a metric of a run, except METRICS.
         smoothing: number of neighbouring points whose mean is drawn, with the values themselves behind it; an even
             one means the next. The learning rate and evaluations are drawn as they are.
+        key: the config key or option that chose the folder of `picture`, for an error in writing it.
 
     Of an iteration that a file has twice, the last value counts. A value that is not a number leaves a gap.
 
@@ -75,7 +79,7 @@ def plot_runs(
     if len(runs) > 1:
         lines = [axes.plot([], [], **_style(place))[0] for place in range(len(runs))]
         figure.legend(lines, _run_names(runs), loc="outside lower center", ncols=1 if len(runs) < 4 else 2)
-    with replacing(str(picture)) as file:
+    with explaining_failure(picture, key), replacing(str(picture)) as file:
         figure.savefig(file, format=suffix[1:], dpi=120)
 
 
@@ -137,8 +141,8 @@ def _smoothed(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _style(place: int) -> dict[str, str]:
-    colours = len(_COLOURS)
-    return {"color": _COLOURS[place % colours], "linestyle": _LINES[place // colours % len(_LINES)]}
+    colours = len(COLOURS)
+    return {"color": COLOURS[place % colours], "linestyle": _LINES[place // colours % len(_LINES)]}
 
 
 def _run_names(runs: Sequence[str | Path]) -> list[str]:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from fcos_core.utils.text import printable
+from fcos_core.visualize.palette import COLOURS
 
-# Colours that people who do not see red or green apart can tell from each other (Okabe and Ito).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 _PHOTO_QUALITY = 75
 # A longer name of a class or a file is cut in the middle.
@@ -136,7 +135,7 @@ def curves(lines: Mapping[str, Sequence[float]], x_label: str, y_label: str) -> 
     parts.append(f'<text x="{left + width / 2}" y="{top + height + 34}" text-anchor="middle">{x_label}</text>')
     parts.append(f'<text transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{y_label}</text>')
     for place, (name, values) in enumerate(lines.items()):
-        style = f'stroke="{_COLOURS[place]}" stroke-dasharray="{_DASHES[place]}"'
+        style = f'stroke="{COLOURS[place]}" stroke-dasharray="{_DASHES[place]}"'
         parts.append(f'<path d="{_path(values, left, top, width, height)}" fill="none" stroke-width="2" {style}/>')
         y = top + height + 54 + 18 * place
         parts.append(
@@ -170,11 +169,11 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[int]], x_label: st
             x, y = left + step * (position + 0.07) + bar * place, top + height - tall
             tip = f"{name}, {labels[position]} to {labels[position + 1]}: {value}"
             parts.append(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar:.1f}" height="{tall:.1f}" fill="{_COLOURS[place]}">'
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar:.1f}" height="{tall:.1f}" fill="{COLOURS[place]}">'
                 f"<title>{tip}</title></rect>"
             )
         x = left + place * 400 / len(series)
-        parts.append(f'<rect x="{x}" y="{top + height + 44}" width="12" height="12" fill="{_COLOURS[place]}"/>')
+        parts.append(f'<rect x="{x}" y="{top + height + 44}" width="12" height="12" fill="{COLOURS[place]}"/>')
         parts.append(f'<text x="{x + 17}" y="{top + height + 54}">{name}</text>')
     every = math.ceil(len(labels) / 14)
     for position, label in enumerate(labels[::every]):
@@ -212,7 +211,7 @@ def key(names: Mapping[str, str]) -> str:
     """Return the meaning of the kinds of marks."""
     dashes = {"missed": "dashed", "crowd": "dotted"}
     items = [
-        f'<span class="key {kind}" style="border-color:{"#000" if kind == "crowd" else _COLOURS[kind != "right"]};'
+        f'<span class="key {kind}" style="border-color:{"#000" if kind == "crowd" else COLOURS[kind != "right"]};'
         f'border-top-style:{dashes.get(kind, "solid")}"></span>{name}'
         for kind, name in names.items()
     ]
