@@ -35,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__, _EXAMPLE)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--weights", metavar="W", help="file, URL or name (zoo://, hf://) of a detector; default: the YAML's")
     add("--format", choices=("onnx", "openvino", "torch"), required=True, help="of the file")

@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+from random_detector import build_random_detector
 from torch import nn
 
 from fcos_core.config import cfg
@@ -13,8 +14,6 @@ from fcos_core.deploy.cuda_graphs import GraphPerShape
 from fcos_core.engine import compile_for_inference
 from fcos_core.errors import InputError
 from fcos_core.layers.conv_norm import convert_convs, has_fixed_statistics
-from fcos_core.layers.deform_conv import DFConv2d
-from fcos_core.modeling.detector import build_detection_model
 from fcos_core.structures.image_list import ImageList
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -22,23 +21,9 @@ SIZES = [(64, 96), (50, 71)]
 
 
 def build(*options):
-    """Build a detector with random norms, so that folding changes numbers, and with scores that differ."""
     config = cfg.clone()
     config.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.FCOS.NUM_CLASSES", 4, "MODEL.FCOS.NUM_CONVS", 1, *options])
-    torch.manual_seed(0)
-    model = build_detection_model(config)
-    for module in model.modules():
-        if has_fixed_statistics(module):
-            state = module.state_dict()
-            module.load_state_dict({k: v * (1 + torch.rand(v.shape)) if v.ndim else v for k, v in state.items()})
-        if isinstance(module, DFConv2d):
-            # Of about a pixel: the large activations of random weights would place every sample outside the image.
-            module.offset.weight.data *= 1e-3
-            nn.init.normal_(module.offset.bias)
-    nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.2)
-    nn.init.normal_(model.rpn.head.bbox_pred.weight, std=0.05)
-    nn.init.constant_(model.rpn.head.bbox_pred.bias, 2)
-    return model.eval()
+    return build_random_detector(config).eval()
 
 
 RESNET = ["MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET", "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 64]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from random_detector import build_random_detector
 from torch import nn
 
 from fcos_core import Predictor
@@ -17,11 +18,8 @@ from fcos_core.deploy.exported import Agreement, ExportedDetector, check_detecti
 from fcos_core.engine import export as engine_export
 from fcos_core.engine.export import ExportOptions, evaluate_beside, export, exportable
 from fcos_core.errors import InputError
-from fcos_core.layers.conv_norm import has_fixed_statistics
-from fcos_core.layers.deform_conv import DFConv2d
 from fcos_core.layers.own_dtype import GroupNorm
 from fcos_core.modeling.backbone.build import body_with_neck
-from fcos_core.modeling.detector import build_detection_model
 from fcos_core.modeling.neck.fpn import FPN
 from fcos_core.modeling.registry import BACKBONES
 from fcos_core.structures.bounding_box import BoxList
@@ -65,20 +63,7 @@ def picture(height, width):
 
 
 def save_detector(config, path):
-    """Write a detector with random norms, so that folding changes numbers, and with scores that differ."""
-    torch.manual_seed(0)
-    model = build_detection_model(config)
-    for module in model.modules():
-        if has_fixed_statistics(module):
-            state = module.state_dict()
-            module.load_state_dict({k: v * (1 + torch.rand(v.shape)) if v.ndim else v for k, v in state.items()})
-        if isinstance(module, DFConv2d):
-            # Of about a pixel: the large activations of random weights would place every sample outside the image.
-            module.offset.weight.data *= 1e-3
-            nn.init.normal_(module.offset.bias)
-    nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.2)
-    nn.init.normal_(model.rpn.head.bbox_pred.weight, std=0.05)
-    nn.init.constant_(model.rpn.head.bbox_pred.bias, 2)
+    model = build_random_detector(config)
     torch.save({"model": model.state_dict(), "categories": ["a", "b", "c"], "config": config.dump()}, path)
 
 
